@@ -1,0 +1,145 @@
+"""Which lanes hold events, how each is found, and whose turn it is."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from heapq import heappop, heappush
+from itertools import count
+
+from ._lane import Lane
+from ._sign import AuthKey
+from ._state import LANE_TRANSITIONS, LaneInput, LaneState, advance
+
+
+class Schedule:
+    """The lanes that hold events, each FILLING, READY at its turn, away (in flight or parked) or on a timer.
+
+    A lane is here from its first event to its last, so a stream that is silent costs nothing.  Every step
+    costs the same however many lanes there are, but for timers, which cost a logarithm.
+    """
+
+    def __init__(self) -> None:
+        self._lanes: dict[Lane, None] = {}  # in the order they got their first event
+        self._by_key: dict[tuple[str, AuthKey | None], Lane] = {}
+        self.by_stream: dict[str, Lane] = {}
+        """Lanes of events that come without a key of their own; ``track`` looks here first."""
+        self._ready: deque[Lane] = deque()
+        self._timers: list[tuple[float, int, Lane]] = []
+        self._order = count()  # equal times are told apart by age, and lanes are never compared
+
+    def __len__(self) -> int:
+        return len(self._lanes)
+
+    def __iter__(self) -> Iterator[Lane]:
+        return iter(list(self._lanes))
+
+    def __contains__(self, lane: Lane) -> bool:
+        return lane in self._lanes
+
+    # -- addresses ------------------------------------------------------------------------------------
+
+    def find(self, stream: str, key: AuthKey | None) -> Lane | None:
+        """The lane of that stream and key, if it holds events."""
+        return self._by_key.get((stream, key))
+
+    def add(self, lane: Lane) -> None:
+        """The lane holds its first event."""
+        self._lanes[lane] = None
+        self._by_key.setdefault((lane.stream, lane.key), lane)
+        self.unpin(lane)
+
+    def unpin(self, lane: Lane) -> None:
+        """Let events without a key of their own find the lane, unless it is for those with one."""
+        if not lane.pinned and lane in self._lanes:
+            self.by_stream[lane.stream] = lane
+
+    def rekey(self, lane: Lane, key: AuthKey) -> None:
+        """Sign the lane with *key* from now on.  If that key has a lane already, both go on side by side."""
+        self._forget_address(lane)
+        lane.key = key
+        self._by_key.setdefault((lane.stream, key), lane)
+        self.unpin(lane)
+
+    def remove(self, lane: Lane) -> None:
+        """The lane holds nothing more."""
+        lane.timer = None
+        del self._lanes[lane]
+        self._forget_address(lane)
+
+    def _forget_address(self, lane: Lane) -> None:
+        if self._by_key.get((lane.stream, lane.key)) is lane:
+            del self._by_key[lane.stream, lane.key]
+        if self.by_stream.get(lane.stream) is lane:
+            del self.by_stream[lane.stream]
+
+    # -- turns ----------------------------------------------------------------------------------------
+
+    def arm(self, lane: Lane, when: float) -> None:
+        """Make the lane ready at *when*; this replaces an earlier such time."""
+        lane.timer = when
+        heappush(self._timers, (when, next(self._order), lane))
+
+    def make_ready(self, lane: Lane, input_: LaneInput = LaneInput.DUE) -> None:
+        """Let the lane send at its turn."""
+        lane.timer = None
+        lane.state = advance(LANE_TRANSITIONS, lane.state, input_)
+        self._ready.append(lane)
+
+    def fire_timers(self, now: float) -> None:
+        """Make ready whatever has its time."""
+        while self._timers and self._timers[0][0] <= now:
+            when, _, lane = heappop(self._timers)
+            if lane.timer == when:
+                if lane.state is LaneState.FILLING:
+                    lane.due = lane.events
+                self.make_ready(lane)
+
+    def next_timer(self) -> float | None:
+        """When :meth:`fire_timers` has something to do, or None for never."""
+        while self._timers and self._timers[0][2].timer != self._timers[0][0]:
+            heappop(self._timers)
+        return self._timers[0][0] if self._timers else None
+
+    def peek(self) -> Lane | None:
+        """The lane that has been ready for longest."""
+        while self._ready and self._ready[0] not in self._lanes:  # emptied while it waited for its turn
+            self._ready.popleft()
+        return self._ready[0] if self._ready else None
+
+    def take(self) -> Lane | None:
+        """:meth:`peek`, and off the queue it goes."""
+        lane = self.peek()
+        return None if lane is None else self._ready.popleft()
+
+    def take_unfailed(self) -> Lane | None:
+        """The first ready lane that has not failed lately, else the first of all; off the queue it goes."""
+        lane = next((lane for lane in self._ready if not lane.attempt and lane in self._lanes), None)
+        if lane is None:
+            return self.take()
+        self._ready.remove(lane)
+        return lane
+
+
+class Ages:
+    """Finds the oldest waiting event, for ``on_full="drop_oldest"``."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, Lane]] = []
+        self._order = count()
+
+    def add(self, lane: Lane) -> None:
+        """The lane has got its first waiting event, at ``lane.since``."""
+        heappush(self._heap, (lane.since, next(self._order), lane))
+
+    def oldest(self) -> Lane | None:
+        """The lane whose waiting events began to wait first, or None when none wait.
+
+        What is in a batch may have been sent already, so it does not count as waiting.
+        """
+        while self._heap:
+            since, _, lane = self._heap[0]
+            if lane.events and lane.since == since:
+                return lane
+            heappop(self._heap)
+        return None

@@ -1,0 +1,512 @@
+"""The tracker: what is sent when, and what becomes of it.  All decisions, no I/O.
+
+A driver calls an input when something happens and then pulls :meth:`TrackerCore.next_command` until it is
+None.  It calls again when :meth:`TrackerCore.next_deadline` is reached, or when an input said so.
+
+Not thread-safe: a driver with threads holds one lock around each call.  But ``track`` may interrupt any other
+call in the same thread, as a signal handler or a finaliser does: such an event is set aside and taken up
+when the interrupted call ends.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
+from math import inf
+from typing import Final
+
+from ._backoff import backoff
+from ._breaker import Breaker
+from ._encode import encode_event
+from ._errors import BacklogFull, ConnectionFailed, EventTooLarge, LocalError, RemoteError, TrackerClosed
+from ._flush import Flush
+from ._lane import Batch, Lane, split
+from ._ledger import Ledger
+from ._messages import Command, Loss, LossReason, Reply, ReportLoss, ReportParked, SendRequest, Statistics
+from ._options import OnFull, Options
+from ._request import bulk_request, check_stream, envelope_size, escape
+from ._schedule import Ages, Schedule
+from ._sign import AuthKey
+from ._state import (
+    LANE_TRANSITIONS,
+    TRACKER_TRANSITIONS,
+    LaneInput,
+    LaneState,
+    TrackerInput,
+    TrackerState,
+    advance,
+)
+from ._verdict import Verdict, retry_after, verdict, words
+
+_MIN_LEARNED_BYTES: Final = 1024
+"""A collector that refuses bodies for their size is not sent smaller ones than this on its word."""
+
+_NO_ROOM: Final = "the pending budget has no room"
+_UNSENT: Final = "not sent when the tracker stopped"
+_UNCONFIRMED: Final = "sent, but not confirmed when the tracker stopped"
+
+
+class TrackerCore:
+    """Takes events in, gives requests out.
+
+    Every ``now`` is in monotonic seconds of any origin and never decreases; every ``unit`` is a draw from
+    [0, 1).  Given the same calls, it does the same.
+
+    Args:
+        options: see :class:`~atom_sansio.Options`.
+        source: what batch ids begin with; must be unique to this tracker, say 128 random bits in hex.
+        unix_offset: what to add to ``now`` to get Unix seconds, for the times that are reported.
+        verdict: what each status means; the default is :func:`~atom_sansio.verdict`.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        *,
+        source: str,
+        unix_offset: float = 0.0,
+        verdict: Callable[[int], Verdict] = verdict,
+    ) -> None:
+        self._options = options
+        self._ids = (f"{source}-{n}" for n in count(1))
+        self._unix_offset = unix_offset
+        self._verdict = verdict
+        self._state = TrackerState.OPEN
+        self._keys = dict(options.auth_keys)
+        self._max_events = options.max_batch_events
+        self._max_bytes = options.max_batch_bytes  # lower once the collector said 413
+        self._ledger = Ledger(max_bytes=options.max_pending_bytes, max_events=options.max_pending_events)
+        self._schedule = Schedule()
+        self._ages = Ages() if options.on_full is OnFull.DROP_OLDEST else None
+        self._breaker = Breaker(options.retry)
+        self._in_flight: dict[str, tuple[Lane, Batch, AuthKey | None]] = {}
+        self._reports: deque[Command] = deque()
+        self._requests = 0
+        self._failures = 0
+        self._told_deadline: float | None = None
+        self._busy = False
+        self._interrupting: deque[tuple[str, bytes, AuthKey | None, float]] = deque()
+
+    # -- what the caller asks -------------------------------------------------------------------------
+
+    def track(self, stream: str, event: object, auth_key: AuthKey | None = None, *, now: float) -> bool:
+        """Accept *event*; return whether a driver that waits must look again.
+
+        Raises:
+            EventError: the event cannot be sent; its subclasses say why.
+            TypeError, ValueError: *stream* is no name.
+            BacklogFull: there is no room, and ``on_full`` is ``block`` or ``raise``.  The driver waits or not.
+            TrackerClosed: after :meth:`close`.
+        """
+        return self.track_line(stream, encode_event(event), auth_key, now=now)
+
+    def track_line(self, stream: str, line: bytes, auth_key: AuthKey | None = None, *, now: float) -> bool:
+        """:meth:`track` for an event that :func:`~atom_sansio.encode_event` has encoded.
+
+        For drivers: encoding may run code of the caller's, which must not happen under their lock.
+        """
+        if self._busy:
+            self._interrupting.append((check_stream(stream), line, auth_key, now))
+            return False
+        self._busy = True
+        try:
+            if self._state is not TrackerState.OPEN:
+                raise TrackerClosed("the tracker was stopped and takes no more events")
+            try:
+                lane = self._schedule.by_stream[stream] if auth_key is None else self._lane(stream, auth_key)
+            except (KeyError, TypeError):
+                lane = self._lane(stream, auth_key)
+            size = len(line)
+            if size > lane.sure_size:
+                self._check_size(lane, line)
+            ledger = self._ledger
+            dropped = False
+            if size > ledger.room_bytes or not ledger.room_events:
+                dropped = True
+                if not self._make_room(lane, line, now):
+                    return True
+            ledger.room_bytes -= size
+            ledger.room_events -= 1
+            lane.lines += line
+            lane.events += 1
+            if lane.events == 1:
+                return self._begin_to_wait(lane, now) or dropped
+            if lane.events < self._max_events and len(lane.lines) < self._max_bytes:
+                return dropped
+            return self._fill_up(lane) or dropped
+        finally:
+            self._busy = False
+            if self._interrupting:
+                self._take_up_interrupting()
+
+    def flush(self, *, now: float) -> Flush:
+        """Send all that is pending without waiting for full batches; pauses after failures still hold.
+
+        Returns an object that follows those events: its ``done`` and ``result``.
+        """
+        with self._turn():
+            self._state = advance(TRACKER_TRANSITIONS, self._state, TrackerInput.FLUSH)
+            return self._flush()
+
+    def close(self, *, now: float) -> Flush:
+        """:meth:`flush`, and take no more events.  Closing twice is harmless."""
+        with self._turn():
+            self._state = advance(TRACKER_TRANSITIONS, self._state, TrackerInput.CLOSE)
+            return self._flush()
+
+    def abandon(self, *, now: float) -> None:
+        """Be closed now: what has no outcome is lost, with reason ``STOPPED``, and outcomes no longer count."""
+        with self._turn():
+            self._state = advance(TRACKER_TRANSITIONS, self._state, TrackerInput.ABANDON)
+            self._in_flight.clear()
+            for lane in self._schedule:
+                while lane.batches:
+                    batch = lane.batches.pop()
+                    message = _UNCONFIRMED if batch.attempts else _UNSENT
+                    self._lose(lane, batch, LossReason.STOPPED, None, message, now)
+                if lane.events:
+                    waiting = Batch("", bytes(lane.lines), lane.events)
+                    self._lose(lane, waiting, LossReason.STOPPED, None, _UNSENT, now)
+                self._schedule.remove(lane)
+
+    def set_auth_key(self, stream: str, auth_key: AuthKey, *, now: float) -> None:
+        """Sign *stream* with *auth_key* from now on, what waits included; a parked lane goes on.
+
+        Events that came with a key of their own keep it, unless that key is the one that was refused.
+        """
+        check_stream(stream)
+        with self._turn():
+            self._keys[stream] = auth_key
+            for lane in self._schedule:
+                parked = lane.state is LaneState.PARKED
+                if lane.stream == stream and (parked or not lane.pinned):
+                    self._schedule.rekey(lane, auth_key)
+                    if parked:
+                        self._unpark(lane)
+
+    # -- what the world reports -----------------------------------------------------------------------
+
+    def response_received(self, batch_id: str, reply: Reply, *, now: float, unit: float) -> None:
+        """The batch was answered.  An id that has its outcome already is ignored."""
+        with self._turn():
+            if batch_id not in self._in_flight:
+                return
+            lane, batch, key = self._in_flight.pop(batch_id)
+            batch.stale_retry = False
+            status = reply.status
+            if status < 500:
+                self._breaker.answered()
+            else:
+                self._breaker.failed(id(lane), now=now, unit=unit)
+            match self._verdict(status):
+                case Verdict.DELIVERED:
+                    self._ledger.settle_delivered(batch.events, len(batch.lines))
+                    lane.settle_flushes(batch.events, delivered=True)
+                    self._finish(lane)
+                case Verdict.RETRY:
+                    pause = retry_after(reply, unix_now=now + self._unix_offset)
+                    self._fail(lane, status, words(reply), pause, now, unit)
+                case Verdict.PARK:
+                    self._park(lane, key, reply)
+                case Verdict.SPLIT if batch.events > 1:
+                    refused = len(lane.body(batch.lines))
+                    self._max_bytes = max(_MIN_LEARNED_BYTES, min(self._max_bytes, refused // 2))
+                    self._finish(lane, *split(batch))
+                case Verdict.ISOLATE if batch.events > 1:
+                    self._finish(lane, *split(batch))
+                case Verdict.SPLIT:
+                    self._give_up(lane, LossReason.TOO_LARGE, status, words(reply), now)
+                case Verdict.REDIRECTED:
+                    self._give_up(lane, LossReason.REDIRECTED, status, words(reply), now)
+                case Verdict.ISOLATE | Verdict.REJECTED:
+                    self._give_up(lane, LossReason.REJECTED, status, words(reply), now)
+
+    def send_failed(self, batch_id: str, error: RemoteError, *, now: float, unit: float) -> None:
+        """The batch came to no answer; whether it was stored is unknown, so the same bytes go again."""
+        with self._turn():
+            if batch_id not in self._in_flight:
+                return
+            lane, batch, _ = self._in_flight.pop(batch_id)
+            if isinstance(error, ConnectionFailed) and error.stale and not batch.stale_retry:
+                # The peer closed an idle connection: no fault of the endpoint, so once without a pause.
+                batch.stale_retry = True
+                self._failures += 1
+                lane.state = advance(LANE_TRANSITIONS, lane.state, LaneInput.FAILED)
+                self._schedule.make_ready(lane)
+                return
+            batch.stale_retry = False
+            self._breaker.failed(id(lane), now=now, unit=unit)
+            self._fail(lane, None, str(error), 0.0, now, unit)
+
+    # -- what to do, and when to come back ------------------------------------------------------------
+
+    def next_command(self, *, now: float) -> Command | None:
+        """The next thing to do, or None for nothing before :meth:`next_deadline`."""
+        with self._turn():
+            if self._reports:
+                return self._reports.popleft()
+            self._schedule.fire_timers(now)
+            if self._state is TrackerState.DRAINING and not self._schedule:
+                self._state = advance(TRACKER_TRANSITIONS, self._state, TrackerInput.ALL_SETTLED)
+            lane = self._next_lane(now)
+            return None if lane is None else self._send(lane, now)
+
+    def next_deadline(self) -> float | None:
+        """When to call :meth:`next_command` again though nothing happens, or None for never.
+
+        Minus infinity if it was not pulled until None: there is more to do now, for another sender, say.
+        """
+        times = [self._schedule.next_timer()]
+        if self._reports:
+            times.append(-inf)
+        elif self._schedule.peek() is not None:
+            retry_at = self._breaker.retry_at
+            if retry_at is not None:
+                times.append(None if self._in_flight else retry_at)
+            elif len(self._in_flight) < self._options.max_in_flight:
+                times.append(-inf)
+        self._told_deadline = min((time for time in times if time is not None), default=None)
+        return self._told_deadline
+
+    @property
+    def state(self) -> TrackerState:
+        """Where it is in its life."""
+        return self._state
+
+    @property
+    def busy(self) -> bool:
+        """Whether a call is under way: what asks has interrupted it, or is another thread."""
+        return self._busy
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is CLOSED and has nothing more to report."""
+        return self._state is TrackerState.CLOSED and not self._reports
+
+    def statistics(self) -> Statistics:
+        """The ledger as it stands."""
+        return Statistics(
+            accepted=self._ledger.accepted,
+            delivered=self._ledger.delivered,
+            lost=self._ledger.lost_by_reason(),
+            pending=self._ledger.pending,
+            pending_bytes=self._ledger.pending_bytes,
+            lanes=len(self._schedule),
+            parked=sum(lane.state is LaneState.PARKED for lane in self._schedule),
+            in_flight=len(self._in_flight),
+            requests=self._requests,
+            failures=self._failures,
+        )
+
+    # -- one call at a time ---------------------------------------------------------------------------
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Let no other call in before this one is done; ``track`` alone may come, and is set aside."""
+        if self._busy:
+            raise LocalError("only track() may interrupt another call, as from a signal handler or a finaliser")
+        self._busy = True
+        try:
+            yield
+        finally:
+            self._busy = False
+            if self._interrupting:
+                self._take_up_interrupting()
+
+    def _take_up_interrupting(self) -> None:
+        """Track what came in between.  Whoever brought it has gone, so what cannot be taken is reported."""
+        while self._interrupting:
+            stream, line, auth_key, now = self._interrupting.popleft()
+            try:
+                self.track_line(stream, line, auth_key, now=now)
+            except TrackerClosed as error:
+                self._lose_at_once(stream, line, LossReason.STOPPED, str(error), now)
+            except BacklogFull as error:
+                self._lose_at_once(stream, line, LossReason.BACKLOG_FULL, str(error), now)
+            except EventTooLarge as error:
+                self._lose_at_once(stream, line, LossReason.TOO_LARGE, str(error), now)
+
+    # -- admission ------------------------------------------------------------------------------------
+
+    def _lane(self, stream: str, auth_key: AuthKey | None) -> Lane:
+        """The lane of an event; a new one is scheduled once it holds the event."""
+        check_stream(stream)
+        key = auth_key or self._keys.get(stream, self._options.auth_key)
+        lane = self._schedule.find(stream, key)
+        if lane is None:
+            sure_size = (self._options.max_batch_bytes - envelope_size(stream, signed=True)) // 2
+            lane = Lane(stream, key, pinned=True, sure_size=sure_size)
+        if auth_key is None:
+            lane.pinned = False
+            self._schedule.unpin(lane)
+        return lane
+
+    def _check_size(self, lane: Lane, line: bytes) -> None:
+        size = envelope_size(lane.stream, signed=True) + len(escape(line[:-1]))
+        if size > self._options.max_batch_bytes:
+            raise EventTooLarge(
+                f"event needs a request of {size} bytes; max_batch_bytes allows {self._options.max_batch_bytes}"
+            )
+
+    def _make_room(self, lane: Lane, line: bytes, now: float) -> bool:
+        """Whether *line* may be accepted after all; False when it was dropped.
+
+        Raises:
+            BacklogFull: neither, and ``on_full`` leaves that to the caller.
+        """
+        ledger = self._ledger
+        while self._ages and (victim := self._ages.oldest()):
+            self._lose(victim, Batch("", victim.cut_oldest(), 1), LossReason.BACKLOG_FULL, None, _NO_ROOM, now)
+            if victim.empty and victim is not lane:
+                self._schedule.remove(victim)
+            if len(line) <= ledger.room_bytes:
+                return True
+        if lane.empty and lane in self._schedule:
+            self._schedule.remove(lane)
+        if self._options.on_full in (OnFull.BLOCK, OnFull.RAISE):
+            raise BacklogFull(f"{_NO_ROOM}: {ledger.pending} events, {ledger.pending_bytes} bytes are pending")
+        self._lose_at_once(lane.stream, line, LossReason.BACKLOG_FULL, _NO_ROOM, now)
+        return False
+
+    def _begin_to_wait(self, lane: Lane, now: float) -> bool:
+        """The lane got its first waiting event; return whether something is to be done sooner than before."""
+        lane.since = now
+        if self._ages is not None:
+            self._ages.add(lane)
+        if lane.state is not LaneState.FILLING:
+            return False
+        self._schedule.add(lane)
+        if self._holds_full_batch(lane):
+            return self._fill_up(lane)
+        deadline = now + self._options.flush_interval
+        self._schedule.arm(lane, deadline)
+        if self._told_deadline is None or deadline < self._told_deadline:
+            self._told_deadline = deadline
+            return True
+        return False
+
+    def _fill_up(self, lane: Lane) -> bool:
+        """The lane holds a full batch; return whether it may be sent and could not before."""
+        if lane.state is not LaneState.FILLING:
+            return False
+        self._schedule.make_ready(lane)
+        return True
+
+    def _holds_full_batch(self, lane: Lane) -> bool:
+        # Escaping never shortens: with as many bytes as a body may have, not everything fits into one.
+        return lane.events >= self._max_events or len(lane.lines) >= self._max_bytes
+
+    # -- sending --------------------------------------------------------------------------------------
+
+    def _next_lane(self, now: float) -> Lane | None:
+        """The lane that may send now, taken off its queue, or None."""
+        retry_at = self._breaker.retry_at
+        if retry_at is None:
+            return self._schedule.take() if len(self._in_flight) < self._options.max_in_flight else None
+        # One probe at a time.  A lane that has not failed goes first: it may be in no trouble at all.
+        return None if self._in_flight or now < retry_at else self._schedule.take_unfailed()
+
+    def _send(self, lane: Lane, now: float) -> SendRequest:
+        lane.state = advance(LANE_TRANSITIONS, lane.state, LaneInput.SEND)
+        if lane.batches:
+            batch = lane.batches[-1]
+            body = lane.body(batch.lines)
+        else:
+            batch, body = lane.take(next(self._ids), max_events=self._max_events, max_bytes=self._max_bytes)
+            batch.first_sent = now
+            lane.batches.append(batch)
+        batch.attempts += 1
+        self._in_flight[batch.batch_id] = (lane, batch, lane.key)
+        self._requests += 1
+        return SendRequest(
+            batch_id=batch.batch_id,
+            request=bulk_request(self._options.endpoint, body, batch.batch_id),
+            timeout=self._options.request_timeout,
+            events=batch.events,
+        )
+
+    # -- outcomes; the batch of a lane that was in flight is its last one ---------------------------------
+
+    def _finish(self, lane: Lane, *halves: Batch) -> None:
+        """The lane's batch was settled, or is replaced by *halves*: on with the next, or wait, or be gone."""
+        lane.batches.pop()
+        lane.batches.extend(reversed(halves))
+        lane.attempt = 0
+        lane.state = advance(LANE_TRANSITIONS, lane.state, LaneInput.SETTLED)
+        if lane.batches or lane.due or self._holds_full_batch(lane):
+            self._schedule.make_ready(lane)
+        elif lane.events:
+            # What is left came after `since`; to take that for its age is early at worst, once an interval.
+            self._schedule.arm(lane, lane.since + self._options.flush_interval)
+        else:
+            self._schedule.remove(lane)
+
+    def _fail(
+        self, lane: Lane, status: int | None, message: str, at_least: float, now: float, unit: float
+    ) -> None:
+        """Pause the lane, or give its batch up when the policy says so."""
+        self._failures += 1
+        lane.attempt += 1
+        batch = lane.batches[-1]
+        policy = self._options.retry
+        out_of_attempts = policy.max_attempts is not None and batch.attempts >= policy.max_attempts
+        out_of_time = policy.max_elapsed is not None and now - batch.first_sent >= policy.max_elapsed
+        if out_of_attempts or out_of_time:
+            self._give_up(lane, LossReason.EXPIRED, status, message, now)
+            return
+        pause = backoff(lane.attempt, base=policy.base, cap=policy.cap, unit=unit)
+        lane.state = advance(LANE_TRANSITIONS, lane.state, LaneInput.FAILED)
+        self._schedule.arm(lane, now + max(pause, at_least))
+
+    def _park(self, lane: Lane, refused: AuthKey | None, reply: Reply) -> None:
+        lane.state = advance(LANE_TRANSITIONS, lane.state, LaneInput.REFUSED_KEY)
+        if lane.key != refused:  # replaced while the refused one was on its way
+            self._unpark(lane)
+            return
+        self._reports.append(ReportParked(stream=lane.stream, status=reply.status, message=words(reply)))
+
+    def _unpark(self, lane: Lane) -> None:
+        lane.attempt = 0
+        self._schedule.make_ready(lane, LaneInput.NEW_KEY)
+
+    def _give_up(self, lane: Lane, reason: LossReason, status: int | None, message: str, now: float) -> None:
+        self._lose(lane, lane.batches[-1], reason, status, message, now)
+        self._finish(lane)
+
+    def _lose(
+        self, lane: Lane, batch: Batch, reason: LossReason, status: int | None, message: str, now: float
+    ) -> None:
+        """The events of *batch* are lost."""
+        self._ledger.settle_lost(batch.events, len(batch.lines), reason)
+        lane.settle_flushes(batch.events, delivered=False)
+        self._report_loss(lane.stream, batch, reason, status, message, now)
+
+    def _lose_at_once(self, stream: str, line: bytes, reason: LossReason, message: str, now: float) -> None:
+        """An event was accepted and lost in one."""
+        self._ledger.count_lost(1, reason)
+        self._report_loss(stream, Batch("", line, 1), reason, None, message, now)
+
+    def _report_loss(
+        self, stream: str, batch: Batch, reason: LossReason, status: int | None, message: str, now: float
+    ) -> None:
+        loss = Loss(
+            stream=stream,
+            lines=batch.lines,
+            reason=reason,
+            status=status,
+            message=message,
+            attempts=batch.attempts,
+            time=now + self._unix_offset,
+        )
+        self._reports.append(ReportLoss(loss=loss))
+
+    def _flush(self) -> Flush:
+        flush = Flush(self._ledger.pending)
+        for lane in self._schedule:
+            lane.due = lane.events
+            lane.join_flush(flush)
+            if lane.state is LaneState.FILLING:
+                self._schedule.make_ready(lane)
+        return flush
