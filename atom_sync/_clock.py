@@ -1,0 +1,52 @@
+"""Time, waiting and threads: what the driver takes from the system, as one object that a test can replace."""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+from collections.abc import Callable
+
+
+class Clock:
+    """The system's own."""
+
+    def now(self) -> float:
+        """Monotonic seconds."""
+        return time.monotonic()
+
+    def unix_offset(self) -> float:
+        """What to add to :meth:`now` to get Unix seconds."""
+        return time.time() - time.monotonic()
+
+    def unit(self) -> float:
+        """A draw from [0, 1)."""
+        return random.random()  # noqa: S311 - spreads retries, keeps no secret
+
+    def unique(self) -> str:
+        """128 random bits in hex."""
+        return os.urandom(16).hex()
+
+    def wait(self, condition: threading.Condition, until: float | None) -> None:
+        """Wait for a :meth:`notify` of *condition*, whose lock is held, but not past *until*."""
+        if until is None:
+            condition.wait()
+        else:
+            condition.wait(min(max(until - self.now(), 0.0), threading.TIMEOUT_MAX))
+
+    def notify(self, condition: threading.Condition) -> None:
+        """Let one thread go on that waits for *condition*, whose lock is held."""
+        condition.notify()
+
+    def notify_all(self, condition: threading.Condition) -> None:
+        """Let all threads go on that wait for *condition*, whose lock is held."""
+        condition.notify_all()
+
+    def start(self, target: Callable[[], None], name: str) -> None:
+        """Run *target* in a thread that does not keep the process alive.
+
+        Raises:
+            RuntimeError: the interpreter shuts down and starts no more threads.
+        """
+        threading.Thread(target=target, name=name, daemon=True).start()

@@ -1,0 +1,83 @@
+"""Tells the user what the core reports, without letting the user's code get in the way."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from atom_sansio import Loss, ReportLoss, ReportParked
+
+from ._clock import Clock
+
+logger = logging.getLogger("atom")
+
+
+class Reporter:
+    """Calls ``on_loss`` one report at a time, in a thread of its own that exists only while there are any.
+
+    So a callback that blocks holds up later reports and nothing else; one that raises is logged, once for
+    each type of exception; one that tracks or flushes finds no lock held.
+    """
+
+    def __init__(self, on_loss: Callable[[Loss], object] | None, clock: Clock) -> None:
+        self._on_loss = on_loss
+        self._clock = clock
+        self._waiting: deque[ReportLoss | ReportParked] = deque()
+        self._changed = threading.Condition()
+        self._running = False
+        self._logged: set[object] = set()
+
+    def put(self, report: ReportLoss | ReportParked) -> None:
+        """Have *report* told soon.  Where no thread can be started any more, it is told at once."""
+        with self._changed:
+            self._waiting.append(report)
+            if self._running:
+                return
+            self._running = True
+        try:
+            self._clock.start(self._run, "atom-reporter")
+        except RuntimeError:
+            self._run()
+
+    def wait(self, until: float) -> None:
+        """Wait until all is told, but not past *until*."""
+        with self._changed:
+            while self._running and self._clock.now() < until:
+                self._clock.wait(self._changed, until)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                if not self._waiting:
+                    self._running = False
+                    self._clock.notify_all(self._changed)
+                    return
+                report = self._waiting.popleft()
+            try:
+                self._tell(report)
+            except BaseException as error:  # whatever the callback does stays its own affair
+                self._log_once(type(error), f"on_loss raised {type(error).__name__}", error)
+
+    def _tell(self, report: ReportLoss | ReportParked) -> None:
+        if isinstance(report, ReportParked):
+            logger.error(
+                "the collector refuses the key of stream %r (status %d); its events wait for set_auth_key()",
+                report.stream,
+                report.status,
+            )
+        elif self._on_loss is not None:
+            self._on_loss(report.loss)
+        else:
+            loss = report.loss
+            self._log_once(
+                (loss.reason, loss.status),
+                f"{loss.count} events of stream {loss.stream!r} are lost ({loss.reason.value}, status {loss.status});"
+                " losses of this kind are logged once, pass on_loss to see them all",
+            )
+
+    def _log_once(self, cause: object, message: str, error: BaseException | None = None) -> None:
+        if cause not in self._logged:
+            self._logged.add(cause)
+            logger.error(message, exc_info=error)

@@ -1,0 +1,134 @@
+"""What a transport is, and the native one: a pool of connections."""
+
+from __future__ import annotations
+
+import threading
+from time import monotonic
+from typing import TYPE_CHECKING, Protocol
+
+from atom_sansio._errors import ConnectionFailed
+from atom_sansio._messages import Origin, Reply, Request
+
+if TYPE_CHECKING:
+    import ssl
+
+    from ._connection import Connection
+
+
+class Transport(Protocol):
+    """What brings a request to its origin and the reply back.  Several threads call it at once."""
+
+    def send(self, request: Request, *, timeout: float) -> Reply:
+        """The reply to *request*, whatever its status; no redirect is followed and nothing retried.
+
+        Args:
+            request: what to send.
+            timeout: seconds for all of it, connecting included.
+
+        Raises:
+            ConnectionFailed: no connection could be made, or it broke.
+            RequestTimeout: the time was up first.
+            ReplyError: what came is no HTTP reply, or over a limit.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of what is kept for later requests; those under way come to their end."""
+        ...
+
+
+class SocketTransport:
+    """HTTP/1.1 over sockets, TLS included.  Connections are kept and used again.
+
+    Args:
+        ssl_context: for https; by default ``ssl.create_default_context()``, made when first needed.
+        max_idle: how many idle connections are kept at most.
+        idle_timeout: seconds after which an idle connection is not used again.  Some routers forget
+            a silent connection after some minutes and then swallow what is sent on it.
+
+    Raises:
+        ValueError: *max_idle* or *idle_timeout* is no number from 0 up.
+    """
+
+    def __init__(
+        self, *, ssl_context: ssl.SSLContext | None = None, max_idle: int = 16, idle_timeout: float = 60.0
+    ) -> None:
+        if not isinstance(max_idle, int) or max_idle < 0:
+            raise ValueError(f"max_idle must be an int from 0 up, not {max_idle!r}")
+        if not isinstance(idle_timeout, (int, float)) or not idle_timeout >= 0:
+            raise ValueError(f"idle_timeout must be seconds from 0 up, not {idle_timeout!r}")
+        self._ssl_context = ssl_context
+        self._max_idle = max_idle
+        self._idle_timeout = idle_timeout
+        self._closed = False
+        self._lock = threading.Lock()
+        self._idle: list[Connection] = []  # the one used last is the last
+        self._busy: set[Connection] = set()
+
+    def send(self, request: Request, *, timeout: float) -> Reply:
+        """See :meth:`Transport.send`.  ``ConnectionFailed.stale`` tells of a connection that died idle."""
+        deadline = monotonic() + timeout
+        connection = self._acquire(request.origin)
+        try:
+            return connection.exchange(request, deadline)
+        finally:
+            self._release(connection)
+
+    def close(self) -> None:
+        """Close idle connections now, and those in use when they have served; later requests fail."""
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+
+    def reset_after_fork(self) -> None:
+        """Forget, in a child process, what belongs to its parent.
+
+        Descriptors are closed without a word to the peer: the connections live on in the parent.
+        """
+        self._lock = threading.Lock()  # a thread that does not exist here may have held it
+        inherited = [*self._idle, *self._busy]
+        self._idle = []
+        self._busy = set()
+        for connection in inherited:
+            connection.close()
+
+    def _acquire(self, origin: Origin) -> Connection:
+        from ._connection import Connection  # and with it h11 and socket: not before they are needed
+
+        while True:
+            with self._lock:
+                if self._closed:
+                    raise ConnectionFailed("the transport is closed")
+                for connection in reversed(self._idle):
+                    if connection.origin == origin:
+                        self._idle.remove(connection)
+                        break
+                else:
+                    connection = Connection(origin, self._tls)
+                self._busy.add(connection)
+            if connection.usable(self._idle_timeout):
+                return connection
+            connection.close()
+            self._release(connection)
+
+    def _release(self, connection: Connection) -> None:
+        with self._lock:
+            self._busy.discard(connection)
+            if connection.reusable and not self._closed:
+                self._idle.append(connection)
+                surplus = self._idle[: max(0, len(self._idle) - self._max_idle)]
+                del self._idle[: len(surplus)]
+            else:
+                surplus = [connection]
+        for each in surplus:
+            each.close()
+
+    def _tls(self) -> ssl.SSLContext:
+        with self._lock:
+            if self._ssl_context is None:
+                import ssl
+
+                self._ssl_context = ssl.create_default_context()
+            return self._ssl_context
