@@ -1,0 +1,9 @@
+"""Atom for asyncio and trio: :class:`Tracker` in the background, :class:`Client` one request at a time."""
+
+from ._client import Client
+from ._httpx import HttpxTransport
+from ._memory import MemoryTransport
+from ._tracker import Tracker
+from ._transport import StreamTransport, Transport
+
+__all__ = ["Client", "HttpxTransport", "MemoryTransport", "StreamTransport", "Tracker", "Transport"]

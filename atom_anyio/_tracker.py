@@ -1,0 +1,282 @@
+"""The tracker for asyncio and trio."""
+
+from __future__ import annotations
+
+import math
+import os
+import pkgutil
+import random
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+import anyio
+from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint_if_cancelled
+
+from atom_sansio import (
+    AuthKey,
+    BacklogFull,
+    Command,
+    ConnectionFailed,
+    FlushResult,
+    LocalError,
+    OnFull,
+    Options,
+    RemoteError,
+    Reply,
+    SendRequest,
+    Statistics,
+    TrackerCore,
+    encode_event,
+)
+
+from ._loop import Loop
+from ._reporter import Reporter
+from ._transport import StreamTransport, Transport
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self, Unpack
+
+    from atom_sansio import TrackerOptions
+
+REPORT_TIME = 0.25
+"""Seconds of a ``stop`` at most that are kept for telling ``on_loss`` what could not be sent."""
+
+
+class Tracker:
+    """Carries events to a collector in the background of an event loop.
+
+    An async context manager; leaving it stops it, also under an exception or cancellation, within five
+    seconds.  Events of one stream and key arrive in the order they were tracked.
+
+    Args:
+        endpoint: URL of the collector; the environment's ``ATOM_ENDPOINT`` if left out.
+        options: see :class:`atom_sansio.Options`.
+
+    Raises:
+        TypeError, ValueError: an option is wrong; the message names it, its value and its range.
+    """
+
+    def __init__(self, endpoint: str | None = None, **options: Unpack[TrackerOptions]) -> None:
+        self._options = Options.read({"endpoint": endpoint, **options}, os.environ, pkgutil.resolve_name)
+        transport = StreamTransport if self._options.transport is None else self._options.transport
+        self._transport: Transport = transport() if callable(transport) else transport
+        # Re-entrant, since track_nowait() may run in a signal handler or a finaliser that interrupts it.
+        self._lock = threading.RLock()
+        self._core: TrackerCore | None = None
+
+    async def __aenter__(self) -> Self:
+        if self._core is not None:
+            raise LocalError("a tracker is entered once")
+        self._loop = Loop.running()
+        self._idle: deque[anyio.Event] = deque()  # one for each sender that waits for work
+        self._progress = anyio.Event()  # flush, stop and a blocked track wait for it
+        self._senders = 0
+        self._scopes: set[anyio.CancelScope] = set()
+        self._group = await anyio.create_task_group().__aenter__()
+        self._reporter = Reporter(self._options.on_loss, self._group)
+        offset = time.time() - self._loop.now()
+        self._core = TrackerCore(self._options, source=os.urandom(16).hex(), unix_offset=offset)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> bool | None:
+        with anyio.CancelScope(shield=True):
+            await self.stop()
+        return await self._group.__aexit__(kind, error, where)
+
+    # -- what users call ------------------------------------------------------------------------------
+
+    def track_nowait(self, stream: str, event: object, *, auth_key: str | AuthKey | None = None) -> None:
+        """Accept *event* for delivery to *stream*, or raise; safe from any thread.
+
+        Args:
+            stream: 1 to 512 characters.
+            event: a ``str``, which is passed through unchanged, or any value that has a JSON form.
+            auth_key: signs this event instead of the stream's or the tracker's key.
+
+        Raises:
+            EventError: the event cannot be sent; nothing was accepted.
+            BacklogFull: there is no room, and ``on_full`` does not say to drop.
+            TrackerClosed: after :meth:`stop`.
+        """
+        line = encode_event(event)
+        key = None if auth_key is None else AuthKey.of(auth_key)
+        with self._lock:
+            if self._entered.track_line(stream, line, key, now=self._loop.now()):
+                self._loop.call_soon(self._wake)
+
+    async def track(self, stream: str, event: object, *, auth_key: str | AuthKey | None = None) -> None:
+        """:meth:`track_nowait`, but wait while the backlog is full and ``on_full`` is ``block``.
+
+        When cancelled while it waits, the event was not accepted.
+
+        Raises:
+            BacklogFull: there was no room within ``block_timeout``, or ``on_full`` is ``raise``.
+        """
+        await checkpoint_if_cancelled()
+        timeout = self._options.block_timeout
+        until = math.inf if timeout is None else anyio.current_time() + timeout
+        while True:
+            try:
+                self.track_nowait(stream, event, auth_key=auth_key)
+            except BacklogFull:
+                if self._options.on_full is not OnFull.BLOCK or anyio.current_time() >= until:
+                    raise
+            else:
+                break
+            with anyio.CancelScope(deadline=until):
+                await self._progress.wait()
+        await cancel_shielded_checkpoint()
+
+    async def flush(self, timeout: float = 5.0) -> FlushResult:
+        """Send what is pending without waiting for full batches, and wait for it.
+
+        Args:
+            timeout: seconds, at least 0.
+
+        Returns:
+            What became of those events within *timeout*.
+        """
+        until = anyio.current_time() + _check_timeout(timeout)
+        with self._lock:
+            flush = self._entered.flush(now=self._loop.now())
+        self._wake()
+        with anyio.CancelScope(deadline=until):
+            while not flush.done:
+                await self._progress.wait()
+        return flush.result
+
+    async def stop(self, timeout: float = 5.0) -> FlushResult:
+        """Take no more events, send what is pending, and report as lost what is not confirmed in time.
+
+        A request in flight or a pause after a failure does not hold it up.  Stopping twice is harmless, and
+        so is cancelling it: leaving the context stops again.
+
+        Args:
+            timeout: seconds, at least 0; up to 0.25 of them are kept for calling ``on_loss``.
+
+        Returns:
+            What became of the events that were pending.
+        """
+        until = anyio.current_time() + _check_timeout(timeout)
+        core = self._entered
+        with self._lock:
+            flush = core.close(now=self._loop.now())
+        self._wake()
+        with anyio.CancelScope(deadline=until - min(REPORT_TIME, timeout / 10)):
+            while not flush.done:
+                await self._progress.wait()
+        with self._lock:
+            if not flush.done:
+                core.abandon(now=self._loop.now())
+        for scope in self._scopes:
+            scope.cancel()
+        self._notify_progress()
+        while not core.closed and (report := await self._next_command()) is not None:
+            await self._perform(report)
+        with anyio.CancelScope(deadline=until):
+            await self._reporter.wait()
+        self._reporter.close()
+        await self._transport.aclose()
+        return flush.result
+
+    def statistics(self) -> Statistics:
+        """The ledger as it stands: what was accepted, delivered, lost and why, and is pending."""
+        with self._lock:
+            return self._entered.statistics()
+
+    def set_auth_key(self, stream: str, auth_key: str | AuthKey) -> None:
+        """Sign *stream* with another key from now on; if the collector had refused the old one, go on."""
+        key = AuthKey.of(auth_key)
+        with self._lock:
+            self._entered.set_auth_key(stream, key, now=self._loop.now())
+            self._loop.call_soon(self._wake)
+
+    def __repr__(self) -> str:
+        state = "new" if self._core is None else self._core.state.value
+        return f"<{type(self).__module__}.{type(self).__name__} {state} {self._options.endpoint}>"
+
+    @property
+    def _entered(self) -> TrackerCore:
+        if self._core is None:
+            raise LocalError("enter the tracker first: async with Tracker(...) as tracker")
+        return self._core
+
+    # -- senders --------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        """What a sender does: the next thing, until there is nothing left to do."""
+        while (command := await self._next_command()) is not None:
+            await self._perform(command)
+
+    async def _next_command(self) -> Command | None:
+        core = self._entered
+        while True:
+            with self._lock:
+                command = core.next_command(now=self._loop.now())
+                deadline = core.next_deadline()
+            if command is not None or core.closed:
+                break
+            work = anyio.Event()
+            self._idle.append(work)
+            try:
+                with anyio.CancelScope(deadline=math.inf if deadline is None else deadline):
+                    await work.wait()
+            finally:
+                if not work.is_set():
+                    self._idle.remove(work)
+        if deadline is not None:
+            self._wake()  # somebody else looks after the rest meanwhile
+        return command
+
+    async def _perform(self, command: Command) -> None:
+        if not isinstance(command, SendRequest):
+            self._reporter.put(command)
+            return
+        outcome: Reply | RemoteError
+        try:
+            outcome = await self._transport.send(command.request, timeout=command.timeout)
+        except RemoteError as error:
+            outcome = error
+        except Exception as error:  # a transport of the user's may raise anything
+            outcome = ConnectionFailed(f"the transport raised {type(error).__name__}: {error}")
+        now, unit = self._loop.now(), random.random()  # noqa: S311 - spreads retries, keeps no secret
+        with self._lock:
+            if isinstance(outcome, RemoteError):
+                self._entered.send_failed(command.batch_id, outcome, now=now, unit=unit)
+            else:
+                self._entered.response_received(command.batch_id, outcome, now=now, unit=unit)
+        self._notify_progress()
+
+    def _wake(self) -> None:
+        """Have a sender look for work: an idle one, or one more if there may be more."""
+        if self._idle:
+            self._idle.popleft().set()
+        elif self._senders < self._options.max_in_flight and not self._entered.closed:
+            self._senders += 1
+            self._group.start_soon(self._sender, name="atom-sender")
+
+    def _notify_progress(self) -> None:
+        self._progress.set()
+        self._progress = anyio.Event()
+
+    async def _sender(self) -> None:
+        # Shielded, so that what is in flight when the program is cancelled can still be confirmed by stop().
+        with anyio.CancelScope(shield=True) as scope:
+            self._scopes.add(scope)
+            await self._run()
+        self._scopes.discard(scope)
+        self._senders -= 1
+
+
+def _check_timeout(timeout: float) -> float:
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+        raise TypeError(f"timeout must be a number of seconds, at least 0, not {type(timeout).__name__}")
+    if not timeout >= 0:
+        raise ValueError(f"timeout must be at least 0 seconds, not {timeout}")
+    return timeout
