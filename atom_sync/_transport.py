@@ -37,6 +37,19 @@ class Transport(Protocol):
         ...
 
 
+def exchange(transport: Transport, request: Request, timeout: float) -> Reply:
+    """:meth:`Transport.send`, and once more if an idle connection turned out to be dead.
+
+    The peer had closed that connection; the request's id keeps it from counting twice all the same.
+    """
+    try:
+        return transport.send(request, timeout=timeout)
+    except ConnectionFailed as error:
+        if not error.stale:
+            raise
+        return transport.send(request, timeout=timeout)
+
+
 class SocketTransport:
     """HTTP/1.1 over sockets, TLS included.  Connections are kept and used again.
 
