@@ -1,0 +1,30 @@
+"""The collector: receives events, verifies them, stores them, and gives them back.
+
+Needs the extra ``collector``.  As a program it is ``atom-events collector``; in a test it is
+:class:`Collector`.
+"""
+
+try:
+    import starlette  # noqa: F401 - only whether it is there
+    import uvicorn  # noqa: F401
+except ImportError as error:
+    raise ImportError("the collector needs starlette and uvicorn: pip install 'atom-events[collector]'") from error
+
+from ._app import create_app
+from ._keys import read_keyring
+from ._serve import Collector, serve
+from ._store import Store, StoreFailed
+from ._tables import Page, RejectedRequest, StoredEvent, StoreStatistics
+
+__all__ = [
+    "Collector",
+    "Page",
+    "RejectedRequest",
+    "Store",
+    "StoreFailed",
+    "StoreStatistics",
+    "StoredEvent",
+    "create_app",
+    "read_keyring",
+    "serve",
+]

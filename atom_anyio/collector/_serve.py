@@ -1,0 +1,212 @@
+"""Running the collector: for good, as a program, or for as long as a block lasts.
+
+The socket is bound and listening before uvicorn starts, so the address is known at once and connections that
+come early wait their turn; nobody has to try until it is up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from os import PathLike
+from types import FrameType, TracebackType
+from typing import Final
+
+import anyio
+import anyio.to_thread
+import uvicorn
+from starlette.applications import Starlette
+
+from atom_sansio import Keyring
+from atom_sansio._verify import Keys
+
+from ._app import create_app
+from ._store import Store
+
+KEEP_ALIVE: Final = 75
+"""Seconds that an idle connection is kept: longer than any usual flush interval of a client."""
+
+GRACE: Final = 5
+"""Seconds that requests have to be answered in when the collector is stopped."""
+
+
+class Collector:
+    """A collector in a thread of this process; its address is what the block gets.
+
+    ::
+
+        with Collector(keys={"clicks": "k"}) as url: ...
+        async with Collector(keys={"clicks": "k"}) as url: ...  # asyncio or trio
+
+    After the block its thread, socket and store are closed, and requests that had come in are answered.  It
+    serves one block.
+
+    Args:
+        keys: ``{stream: key or keys}``, see :class:`~atom_sansio.Keyring`.
+        default_key: The key or keys of all other streams; without it they take anything.
+        store: Path of the SQLite file; ``":memory:"`` forgets everything at the end.
+        host: Address to listen on.
+        port: 0 lets the system choose one.
+
+    Raises:
+        OSError: the address is taken, or the file cannot be made.
+        StoreFailed: the file is no store.
+    """
+
+    def __init__(
+        self,
+        *,
+        keys: Mapping[str, Keys] | None = None,
+        default_key: Keys | None = None,
+        store: str | PathLike[str] = ":memory:",
+        host: str = "127.0.0.1",
+        port: int = 0,
+    ) -> None:
+        self._keyring = Keyring(keys, default=default_key)
+        self._path = store
+        self._address = (host, port)
+        self._entered = False
+
+    def __enter__(self) -> str:
+        if self._entered:
+            raise RuntimeError("a Collector serves one block; make another one")
+        self._entered = True
+        self._store = Store(self._path)
+        try:
+            listener = listen(*self._address)
+        except BaseException:
+            self._store.close()
+            raise
+        started: Future[None] = Future()
+        self._server = _server(create_app(self._store, self._keyring), lambda: started.set_result(None))
+        self._thread = threading.Thread(
+            target=_run_in_thread, args=(self._server, listener, started), name="atom-collector", daemon=True
+        )
+        self._thread.start()
+        try:
+            started.result()
+        except BaseException:
+            self._stop()
+            raise
+        return url_of(listener)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    async def __aenter__(self) -> str:
+        with anyio.CancelScope(shield=True):  # it takes no time worth giving up
+            url = await anyio.to_thread.run_sync(self.__enter__)
+        return url  # noqa: RET504 - for mypy, the scope might swallow what is raised in it
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(self._stop)
+
+    def _stop(self) -> None:
+        self._server.should_exit = True
+        self._thread.join()
+        self._store.close()
+
+
+def serve(store: Store, keyring: Keyring, *, host: str, port: int, on_listening: Callable[[str], object]) -> None:
+    """Run the collector until SIGTERM or SIGINT, then answer what has come in and return.
+
+    To be called in the main thread.
+
+    Args:
+        store: Stays open.
+        keyring: What submissions must be signed with.
+        host: Address to listen on.
+        port: 0 lets the system choose one.
+        on_listening: Called with the URL when connections are taken.
+
+    Raises:
+        OSError: the address is taken.
+    """
+    with listen(host, port) as listener:
+        server = _server(create_app(store, keyring), lambda: on_listening(url_of(listener)))
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            server.should_exit = True
+
+        # uvicorn puts its own handlers in front of these while it runs, and when it has stopped it raises
+        # what it caught for the ones that were there before: the default ones would end the process by the signal.
+        before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            server.run(sockets=[listener])
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens on *host*, which is a name or an address of IPv4 or IPv6."""
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        # So that a restart need not wait for the old connections' last packets; Windows means another thing by it.
+        if os.name == "posix":
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(2048)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def url_of(listener: socket.socket) -> str:
+    """Where the listening socket is reached, with a slash at the end."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}/" if ipaddress.ip_address(host).version == 6 else f"http://{host}:{port}/"
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, on_started: Callable[[], object]) -> None:
+        super().__init__(config)
+        self._on_started = on_started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_started()
+
+
+def _server(app: Starlette, on_started: Callable[[], object]) -> _Server:
+    config = uvicorn.Config(
+        app,
+        http="h11",  # the strict one, whatever else is installed
+        ws="none",
+        interface="asgi3",
+        lifespan="off",
+        log_config=None,  # logging belongs to the program
+        log_level="warning",
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE,
+        timeout_graceful_shutdown=GRACE,
+    )
+    return _Server(config, on_started)
+
+
+def _run_in_thread(server: _Server, listener: socket.socket, started: Future[None]) -> None:
+    with listener:
+        try:
+            # Not server.run(), which in some versions sets the event loop policy of the whole process.
+            asyncio.run(server.serve(sockets=[listener]))
+        except BaseException as error:
+            if started.done():
+                raise
+            started.set_exception(error)

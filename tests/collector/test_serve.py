@@ -1,0 +1,384 @@
+"""The collector as a program, and embedded in one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import hmac
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import anyio
+import anyio.lowlevel
+import pytest
+from click.testing import CliRunner
+
+from atom_anyio.collector import Collector, Store, StoreFailed, read_keyring
+from atom_anyio.collector._serve import listen, url_of
+from atom_sansio._receive import Refused, read_submission
+from atom_sync.cli import main
+from atom_sync.cli._group import atom_events
+
+CANARY = "canary-5ecret"
+
+
+def request(url: str, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, Any]:
+    """One request over a connection of its own: status and JSON."""
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=30)
+    with contextlib.closing(connection):
+        connection.request(method, path, body, headers)
+        reply = connection.getresponse()
+        return reply.status, json.loads(reply.read())
+
+
+def envelope(stream: str, data: str, key: str | None = None) -> bytes:
+    auth = {} if key is None else {"auth": hmac.new(key.encode(), data.encode(), hashlib.sha256).hexdigest()}
+    return json.dumps({"table": stream, "data": data, **auth}).encode()
+
+
+def texts(url: str) -> list[str]:
+    status, page = request(url, "GET", "/_atom/events")
+    assert status == 200
+    return [event["text"] for event in page["events"]]
+
+
+# As a program
+
+
+@contextlib.contextmanager
+def program(*arguments: str, **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """``atom-events collector`` in a process, and the URL from its first line."""
+    command = [sys.executable, "-c", "from atom_sync.cli import main; main()", "collector", "--port", "0"]
+    process = subprocess.Popen(
+        [*command, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
+    )
+    with process:
+        try:
+            assert process.stdout is not None
+            first = process.stdout.readline()
+            assert first.startswith("listening on http://127.0.0.1:"), process.communicate()
+            assert first.endswith("/\n")
+            yield process, first.split()[-1]
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_program(tmp_path: Path, number: signal.Signals) -> None:
+    """It says where it listens, serves, stops at a signal with exit code 0, says nothing else, and keeps its store."""
+    path = tmp_path / "events.db"
+    with program("--store", str(path), "--key", "s=k") as (process, url):
+        assert request(url, "POST", "/", envelope("s", "1", "k"))[0] == 200
+        assert request(url, "POST", "/", envelope("s", "2"))[0] == 401
+        assert texts(url) == ["1"]
+        process.send_signal(number)
+        assert process.communicate(timeout=30) == ("", "")
+        assert process.returncode == 0
+    with Store(path) as store:
+        assert [event.text for event in store.events().result().rows] == ["1"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")
+def test_killed_after_a_200(tmp_path: Path) -> None:
+    """What was answered with 200 is there after SIGKILL, and its replay is told from a new batch."""
+    arguments = ("--store", str(tmp_path / "events.db"))
+    body = envelope("s", '["1", {"n": 123456789012345678901234567890}]')
+    with program(*arguments) as (process, url):
+        assert request(url, "POST", "/bulk", body, **{"Idempotency-Key": "b"})[0] == 200
+        process.kill()
+        process.wait()
+    with program(*arguments) as (process, url):
+        assert texts(url) == ["1", '{"n":123456789012345678901234567890}']
+        assert request(url, "POST", "/bulk", body, **{"Idempotency-Key": "b"})[0] == 200
+        status = request(url, "GET", "/_atom/stats")
+        assert status == (200, {"stored": 2, "duplicates": 2, "rejected": 0, "requests": 2, "streams": {"s": 2}})
+
+
+def test_keys_from_everywhere(tmp_path: Path) -> None:
+    """Keys come from arguments, a file and the environment, and show in no output."""
+    keys = tmp_path / "keys"
+    keys.write_text(f"# the file's\n\n  file = not a key of this stream\nfile={CANARY}2\n", "utf-8")
+    with program(
+        *("--store", ":memory:", "--key", f"argument={CANARY}1", "--default-key", f"{CANARY}4"),
+        *("--keys-file", str(keys)),
+        ATOM_COLLECTOR_KEYS=f"environment={CANARY}3",
+    ) as (process, url):
+        for i, stream in enumerate(("argument", "file", "environment", "other"), 1):
+            assert request(url, "POST", "/", envelope(stream, "x", f"{CANARY}{i}"))[0] == 200
+            assert request(url, "POST", "/", envelope(stream, "x", CANARY))[0] == 401
+        process.terminate()
+        output = process.communicate(timeout=30)
+        assert CANARY[:4] not in "".join(output)
+
+
+def test_port_in_use() -> None:
+    """A port that is taken is an error in words, with exit code 1, and no trace of a store's thread."""
+    with listen("127.0.0.1", 0) as listener:
+        port = listener.getsockname()[1]
+        result = CliRunner().invoke(atom_events, ["collector", "--port", str(port), "--store", ":memory:"])
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: ")
+    assert "atom-store" not in {thread.name for thread in threading.enumerate()}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--key", CANARY], "Error: key 1: must be STREAM=KEY"),
+        (["--key", "s="], "Error: key 1: auth_key must not be empty"),
+        (["--default-key", ""], "Error: the default key: auth_key must not be empty"),
+        (["--store", "/dev/null/events.db"], "Error: "),
+        (["--port", "65536"], "Invalid value for '--port'"),
+        (["--keys-file", "/nowhere"], "Invalid value for '--keys-file'"),
+    ],
+)
+def test_wrong_arguments(arguments: list[str], words: str) -> None:
+    """Wrong arguments are an error in words that hold no key."""
+    result = CliRunner().invoke(atom_events, ["collector", "--port", "0", "--store", ":memory:", *arguments])
+    assert result.exit_code in (1, 2)
+    assert words in result.output
+    assert CANARY[:4] not in result.output
+
+
+def test_help() -> None:
+    """Each command is listed, and explains itself."""
+    assert "collector" in CliRunner().invoke(atom_events, ["--help"]).output
+    text = CliRunner().invoke(atom_events, ["collector", "-h"]).output
+    assert "ATOM_COLLECTOR_KEYS" in text
+
+
+def without(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Let the imports of some packages fail, and the modules that import them be imported anew."""
+    for name in list(sys.modules):
+        if name in names or name.startswith(("atom_anyio.collector", "atom_sync.cli._")):
+            monkeypatch.delitem(sys.modules, name)
+    for name in names:
+        monkeypatch.setitem(sys.modules, name, None)
+
+
+@pytest.mark.parametrize("name", ["starlette", "uvicorn"])
+def test_without_the_extra_collector(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Without its extra the collector says what to install, and the rest can be imported."""
+    without(monkeypatch, name)
+    import atom_anyio
+
+    with pytest.raises(ImportError, match=r"pip install 'atom-events\[collector\]'"):
+        import atom_anyio.collector  # noqa: F401
+    from atom_sync.cli._group import atom_events
+
+    result = CliRunner().invoke(atom_events, ["collector"])
+    assert result.exit_code == 1
+    assert "pip install 'atom-events[collector]'" in result.output
+
+
+@pytest.mark.parametrize("name", ["click", "rich"])
+def test_without_the_extra_cli(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Without its extra the command line says what to install."""
+    without(monkeypatch, name)
+    with pytest.raises(SystemExit, match=r"pip install 'atom-events\[cli\]'"):
+        main()
+
+
+def test_the_entry_point(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """``main`` runs the group of commands."""
+    monkeypatch.setattr(sys, "argv", ["atom-events", "--version"])
+    with pytest.raises(SystemExit) as info:
+        main()
+    assert info.value.code == 0
+    assert "version" in capsys.readouterr().out
+
+
+# Keys
+
+
+def verifies(ring: Any, stream: str, key: str | None) -> bool:
+    try:
+        ring.verify(read_submission("POST", "/", (), envelope(stream, "x", key)))
+    except Refused:
+        return False
+    return True
+
+
+def test_keyring_of_entries(tmp_path: Path) -> None:
+    """Keys of one stream add up, ``*`` is the default, and a key may hold ``=``, ``#`` and spaces within."""
+    path = tmp_path / "keys"
+    path.write_text("s=a#b = c\n*=all\n  # note=x\nseñal=llave\n", "utf-8")
+    ring = read_keyring(["s=1", "s=2"], default_key="0", file=path, environment={"ATOM_COLLECTOR_KEYS": "s=3\n*=4"})
+    for stream, keys in {"s": ["1", "2", "3", "a#b = c"], "señal": ["llave"], "x": ["0", "all", "4"]}.items():
+        assert all(verifies(ring, stream, key) for key in keys)
+        assert not verifies(ring, stream, "wrong")
+    assert verifies(read_keyring(), "s", None)
+    assert not verifies(read_keyring(["*=k"]), "s", None)
+
+
+@pytest.mark.parametrize("line", [CANARY, f"={CANARY}", "s="], ids=["no stream", "empty stream", "empty key"])
+def test_wrong_entries(tmp_path: Path, line: str) -> None:
+    """An entry that is none is refused by its place, not its text."""
+    path = tmp_path / "keys"
+    path.write_text(f"# first\n{line}\n")
+    for keywords, place in (
+        ({"entries": ["a=b", line]}, "key 2: "),
+        ({"file": path}, "keys, line 2: "),
+        ({"environment": {"ATOM_COLLECTOR_KEYS": line}}, "ATOM_COLLECTOR_KEYS, line 1: "),
+    ):
+        with pytest.raises(ValueError, match=place) as info:
+            read_keyring(**keywords)  # type: ignore[arg-type]
+        assert CANARY[:4] not in str(info.value)
+
+
+# Embedded
+
+
+def ours() -> set[str]:
+    return {thread.name for thread in threading.enumerate()} & {"atom-store", "atom-collector"}
+
+
+def test_with(tmp_path: Path) -> None:
+    """In a plain block it serves from the first line, and leaves neither thread nor socket."""
+    with Collector(keys={"s": ["old", "k"]}, default_key="d", store=tmp_path / "events.db") as url:
+        assert ours() == {"atom-store", "atom-collector"}
+        assert request(url, "POST", "/", envelope("s", "1", "k"))[0] == 200
+        assert request(url, "POST", "/", envelope("other", "2", "d"))[0] == 200
+        assert request(url, "POST", "/", envelope("s", "3", "d"))[0] == 401
+        assert texts(url) == ["1", "2"]
+    assert ours() == set()
+    with pytest.raises(ConnectionRefusedError):
+        request(url, "GET", "/health")
+    with Store(tmp_path / "events.db") as store:
+        assert store.statistics().result().stored == 2
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
+async def test_async_with(anyio_backend: str) -> None:
+    """In an async block it serves too, whichever loop is running."""
+    async with Collector() as url:
+        assert (await anyio.to_thread.run_sync(request, url, "POST", "/", envelope("s", "1")))[0] == 200
+        assert await anyio.to_thread.run_sync(texts, url) == ["1"]
+    assert ours() == set()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
+async def test_cancelled(anyio_backend: str) -> None:
+    """A block that is cancelled, or entered when that has happened, is left in order."""
+    for when in ("before", "within"):
+        with anyio.CancelScope() as scope:
+            if when == "before":
+                scope.cancel()
+            async with Collector():
+                scope.cancel()
+                await anyio.lowlevel.checkpoint()
+        assert scope.cancelled_caught
+        assert ours() == set()
+
+
+def test_many_at_once() -> None:
+    """Collectors in one process do not know of each other."""
+    with Collector() as one, Collector() as two:
+        request(one, "POST", "/", envelope("s", "1"))
+        assert (texts(one), texts(two)) == (["1"], [])
+
+
+def test_one_block_each() -> None:
+    """A collector cannot be entered again."""
+    collector = Collector()
+    with collector, pytest.raises(RuntimeError, match="one block"):
+        collector.__enter__()
+    with pytest.raises(RuntimeError, match="one block"):
+        collector.__enter__()
+
+
+def test_idle_connections_do_not_hold_it() -> None:
+    """Leaving the block closes connections that wait for their next request."""
+    with Collector() as url:
+        connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=30)
+        connection.request("GET", "/health")
+        assert connection.getresponse().read() == b"up"
+        assert connection.sock is not None
+    assert connection.sock.recv(1) == b""
+    connection.close()
+
+
+def test_too_large_over_a_connection() -> None:
+    """A body that is too large is answered, though it is not read, and the connection can be used again."""
+    with Collector() as url:
+        with contextlib.closing(http.client.HTTPConnection(urlsplit(url).netloc, timeout=30)) as connection:
+            connection.request("POST", "/bulk", b" " * (10 * 1024 * 1024 + 1))
+            reply = connection.getresponse()
+            assert reply.status == 413
+            reply.read()
+            connection.request("GET", "/health")
+            assert connection.getresponse().read() == b"up"
+        assert request(url, "GET", "/_atom/stats")[1]["rejected"] == 1
+
+
+def test_it_cannot_listen() -> None:
+    """When its address is taken, it is an OSError, and nothing is left running."""
+    with listen("127.0.0.1", 0) as listener:
+        collector = Collector(port=listener.getsockname()[1])
+        with pytest.raises(OSError, match="in use"):
+            collector.__enter__()
+    assert ours() == set()
+
+
+def test_it_cannot_store(tmp_path: Path) -> None:
+    """When the file is no store, it is StoreFailed, and nothing is left running."""
+    (tmp_path / "file").write_text("no database" * 1000)
+    with pytest.raises(StoreFailed, match="file is not a database"):
+        Collector(store=tmp_path / "file").__enter__()
+    assert ours() == set()
+
+
+def test_it_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the server fails to start, its error is raised, and nothing is left running."""
+
+    async def startup(self: object, sockets: object = None) -> None:
+        raise RuntimeError("no luck")
+
+    monkeypatch.setattr("uvicorn.Server.startup", startup)
+    with pytest.raises(RuntimeError, match="no luck"):
+        Collector().__enter__()
+    assert ours() == set()
+
+
+@pytest.mark.parametrize("keys", [{"s": ""}, {"s": []}])
+def test_wrong_keys(keys: Any) -> None:
+    """Wrong keys are refused when it is made."""
+    with pytest.raises(ValueError, match=r"keys\['s'\]"):
+        Collector(keys=keys)
+
+
+def test_it_leaves_the_loop_policy_alone() -> None:
+    """Running it changes nothing about the loops that the program makes."""
+    with Collector():
+        assert asyncio.run(_loop()).__module__.startswith("asyncio.")
+
+
+async def _loop() -> type[asyncio.AbstractEventLoop]:
+    return type(asyncio.get_running_loop())
+
+
+def test_urls() -> None:
+    """A URL has an IPv6 address in brackets."""
+    with listen("127.0.0.1", 0) as listener:
+        assert url_of(listener) == f"http://127.0.0.1:{listener.getsockname()[1]}/"
+    with contextlib.suppress(OSError), listen("::1", 0) as listener:  # where there is IPv6
+        assert url_of(listener) == f"http://[::1]:{listener.getsockname()[1]}/"
+    with pytest.raises(socket.gaierror):
+        listen("no such host", 0)

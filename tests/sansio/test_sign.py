@@ -1,0 +1,83 @@
+"""Keys and signatures."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from atom_sansio._sign import AuthKey
+
+VECTORS = json.loads((Path(__file__).parent.parent / "vectors" / "old_sdks.json").read_text("utf-8"))
+SIGNED = [vector for vector in VECTORS if vector["signature"]]
+CANARY = "canary-5ecret"
+
+
+@pytest.mark.parametrize("vector", [v for v in SIGNED if v["auth_key"]], ids=lambda vector: vector["name"])
+def test_recorded_signatures(vector: dict[str, Any]) -> None:
+    """The signature is the one that the old SDK sent for the same text and key."""
+    assert AuthKey(vector["auth_key"]).sign(vector["signed_text"].encode()) == vector["signature"]
+
+
+def test_there_are_signatures_to_compare() -> None:
+    """The vectors were read: all SDKs that sign are among them."""
+    assert len(SIGNED) == 37
+    assert {vector["sdk"].split()[0] for vector in SIGNED} == {"atom-python", "atom-php", "atom-go"}
+
+
+def test_a_str_is_its_utf_8() -> None:
+    """A key given as text and as its UTF-8 is the same key."""
+    assert AuthKey("ключ") == AuthKey("ключ".encode())
+    assert AuthKey("ключ").sign(b"x") == AuthKey("ключ".encode()).sign(b"x")
+
+
+def test_value_semantics() -> None:
+    """Keys are equal, and hash alike, if and only if they are the same key."""
+    assert len({AuthKey("a"), AuthKey(b"a"), AuthKey("b")}) == 2
+    assert AuthKey("a") != AuthKey("b")
+    assert AuthKey("a") != "a"
+
+
+def test_of_keeps_a_key() -> None:
+    """``of`` makes a key of a text, and gives back what is one already."""
+    key = AuthKey("a")
+    assert AuthKey.of(key) is key
+    assert AuthKey.of("a") == AuthKey.of(b"a") == key
+
+
+def test_nothing_shows_the_key() -> None:
+    """Neither repr, str, format nor the fingerprint holds any part of the key."""
+    key = AuthKey(CANARY)
+    for text in (repr(key), str(key), f"{key}", key.fingerprint):
+        assert CANARY[:4] not in text
+        assert key.fingerprint in text
+    assert len(key.fingerprint) == 16
+    assert key.fingerprint != AuthKey("other").fingerprint
+
+
+def test_it_cannot_be_written_away() -> None:
+    """Pickling and copying are refused, in every protocol."""
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        with pytest.raises(TypeError, match="cannot be pickled"):
+            pickle.dumps(AuthKey(CANARY), protocol)
+    with pytest.raises(TypeError, match="cannot be pickled"):
+        copy.copy(AuthKey(CANARY))
+
+
+@pytest.mark.parametrize("key", [None, 1, bytearray(b"k"), ["k"]])
+def test_wrong_type(key: Any) -> None:
+    """What is neither text nor bytes is refused, by its type."""
+    with pytest.raises(TypeError, match=f"auth_key must be .* not {type(key).__name__}"):
+        AuthKey(key)
+
+
+@pytest.mark.parametrize(("key", "why"), [("", "empty"), (b"", "empty"), (CANARY + "\udc80", "lone surrogate")])
+def test_wrong_value(key: str | bytes, why: str) -> None:
+    """An empty or unencodable key is refused, in words that do not hold it."""
+    with pytest.raises(ValueError, match=why) as info:
+        AuthKey(key)
+    assert CANARY[:4] not in str(info.value)
