@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from sys import float_info
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +42,7 @@ class RetryPolicy:
 def _check_seconds(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"RetryPolicy {name} must be a number of seconds, not {type(value).__name__}")
-    if not (math.isfinite(value) and value > 0):
+    if not 0 < value <= float_info.max:  # an int can be larger
         raise ValueError(f"RetryPolicy {name} must be more than 0 and finite, not {value!r}")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 from ._backoff import RetryPolicy, backoff
 
 
@@ -17,7 +19,7 @@ class Breaker:
 
     def __init__(self, policy: RetryPolicy) -> None:
         self._policy = policy
-        self._failing: set[int] = set()
+        self._failing: set[Hashable] = set()
         self._attempt = 0
         self._retry_at: float | None = None
 
@@ -32,8 +34,8 @@ class Breaker:
         self._attempt = 0
         self._retry_at = None
 
-    def failed(self, lane: int, *, now: float, unit: float) -> None:
-        """A request of *lane* (any number that tells lanes apart) came to no answer or to a 5xx."""
+    def failed(self, lane: Hashable, *, now: float, unit: float) -> None:
+        """A request of *lane* (whatever tells lanes apart) came to no answer or to a 5xx."""
         if len(self._failing) < 2:
             self._failing.add(lane)
         if len(self._failing) == 2:

@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 
 from ._messages import Reply, Request, Response
 from ._options import Options
-from ._request import event_request, events_request, health_request
+from ._request import check_stream, event_request, events_request, health_request
 from ._sign import AuthKey
 from ._verdict import Verdict, verdict, words
 
@@ -56,4 +56,4 @@ class ClientCore:
         return Response(reply.status, reply.body, None if delivered else words(reply))
 
     def _key(self, stream: str, auth_key: AuthKey | None) -> AuthKey | None:
-        return auth_key or self._options.auth_keys.get(stream, self._options.auth_key)
+        return auth_key or self._options.auth_keys.get(check_stream(stream), self._options.auth_key)

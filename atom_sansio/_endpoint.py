@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 
 from ._messages import Origin
 
-_HOST: Final = re.compile(r"[A-Za-z0-9._~-]+|[0-9A-Fa-f:.]+(%[A-Za-z0-9._~-]+)?")
+_NAME: Final = re.compile(r"[A-Za-z0-9._~-]+")
+_ADDRESS_6: Final = re.compile(r"[0-9A-Fa-f.]*:[0-9A-Fa-f:.]+(%[A-Za-z0-9._~-]+)?")
 _PATH: Final = re.compile(r"(/[A-Za-z0-9._~!$&'()*+,;=:@%-]*)*")
 
 
@@ -40,8 +41,9 @@ class Endpoint:
         try:
             parts = urlsplit(url)
             port = parts.port
-        except ValueError as error:
-            raise ValueError("endpoint is no URL, or its port is not between 1 and 65535") from error
+        except ValueError:
+            # Not chained: of a password with a slash in it the message would quote a part, as the port.
+            raise ValueError("endpoint is no URL, or its port is not between 1 and 65535") from None
         if parts.scheme not in ("http", "https"):
             raise ValueError("endpoint must begin with http:// or https://")
         if "@" in parts.netloc:
@@ -49,7 +51,7 @@ class Endpoint:
         if "?" in url or "#" in url:
             raise ValueError("endpoint must have neither query nor fragment")
         host = parts.hostname
-        if not host or not _HOST.fullmatch(host):
+        if not host or not (_ADDRESS_6 if "[" in parts.netloc else _NAME).fullmatch(host):
             raise ValueError("endpoint must name a host")
         if port == 0:
             raise ValueError("endpoint's port must be between 1 and 65535, not 0")

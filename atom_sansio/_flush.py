@@ -52,9 +52,9 @@ class FlushShare:
         """Whether somebody still holds the flush."""
         return self._flush() is not None
 
-    def settle(self, events: int, *, delivered: bool) -> None:
-        """Take note that the lane's *events* oldest events have their outcome."""
-        mine = min(events, self.left)
+    def settle(self, events: int, *, after: int, delivered: bool) -> None:
+        """Take note that *events* of the lane have their outcome, which *after* older ones have not."""
+        mine = min(events, max(0, self.left - after))
         self.left -= mine
         flush = self._flush()
         if flush is not None:

@@ -8,10 +8,11 @@ so the buffer needs no index of where events begin.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+
 from ._flush import Flush, FlushShare
 from ._request import array_text, envelope_head, envelope_size, envelope_tail, escape
 from ._sign import AuthKey
-from ._state import LaneState
+from ._state import LANE_TRANSITIONS, LaneInput, LaneState, advance
 
 _SAMPLE = 4096
 """Bytes of waiting events from which the cost of escaping the rest is guessed."""
@@ -59,6 +60,10 @@ class Lane:
     flushes: list[FlushShare] = field(default_factory=list, repr=False)
     """Whoever waits for events of this lane."""
 
+    def fire(self, input_: LaneInput) -> None:
+        """Let *input_* happen to the lane; what that means is in the table."""
+        self.state = advance(LANE_TRANSITIONS, self.state, input_)
+
     @property
     def pending(self) -> int:
         """Events of this lane without an outcome."""
@@ -89,7 +94,7 @@ class Lane:
             self.lines,
             self.events,
             max_events=max_events,
-            max_bytes=max_bytes - envelope_size(self.stream, signed=self.key is not None),
+            max_bytes=max_bytes - envelope_size(self.stream),
         )
         lines = bytes(memoryview(self.lines)[:size])
         del self.lines[:size]
@@ -103,10 +108,10 @@ class Lane:
         self.flushes = [share for share in self.flushes if share.left and share.wanted]
         self.flushes.append(FlushShare(flush, self.pending))
 
-    def settle_flushes(self, events: int, *, delivered: bool) -> None:
-        """The oldest *events* of the lane have their outcome."""
+    def settle_flushes(self, events: int, *, after: int = 0, delivered: bool) -> None:
+        """The lane's next *events* after the *after* oldest have their outcome."""
         for share in self.flushes:
-            share.settle(events, delivered=delivered)
+            share.settle(events, after=after, delivered=delivered)
 
     def cut_oldest(self) -> bytes:
         """Cut the oldest waiting event off."""
@@ -138,7 +143,7 @@ def _longest_fit(
     """
     end = len(lines) if events <= max_events else _nth_line(lines, max_events, events)
     left = max_bytes + 1  # the last line's break is no comma
-    growth = _escaped_growth(lines[: min(end, _SAMPLE)]) * 1.01
+    growth = 1.0 if 2 * end <= left else _escaped_growth(lines[: min(end, _SAMPLE)]) * 1.01
     pieces = []
     position = 0
     with memoryview(lines) as view:

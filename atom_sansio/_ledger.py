@@ -33,11 +33,6 @@ class Ledger:
         """Their encoded size."""
         return self._max_bytes - self.room_bytes
 
-    @property
-    def accepted(self) -> int:
-        """Events that were ever accepted."""
-        return self.delivered + sum(self.lost.values()) + self.pending
-
     def settle_delivered(self, events: int, size: int) -> None:
         """*events* of *size* bytes were delivered."""
         self._release(events, size)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TypeAlias, Union
 
-JSON: TypeAlias = "Union[str, int, float, bool, None, list[JSON], tuple[JSON, ...], Mapping[str, JSON]]"
+JSON: TypeAlias = "Union[str, int, float, bool, list[JSON], tuple[JSON, ...], Mapping[str, JSON], None]"
 """What an event may be.  Other types that are taken are listed at :func:`~atom_sansio.encode_event`."""
 
 

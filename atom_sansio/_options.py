@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from enum import Enum
+from sys import float_info
 from typing import Any, Final, TypedDict
 
 from ._backoff import RetryPolicy
@@ -185,7 +185,7 @@ def _seconds(*, zero: bool = False) -> Callable[[str, Any], float]:
     def check(name: str, value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise TypeError(f"{name} must be a number of seconds {wanted}, not {type(value).__name__}")
-        if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
+        if not 0 <= value <= float_info.max or (value == 0 and not zero):  # an int can be larger
             raise ValueError(f"{name} must be {wanted} and finite, in seconds, not {value}")
         return float(value)
 

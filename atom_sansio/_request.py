@@ -8,7 +8,7 @@ into the envelope; nothing else is signed.
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 from urllib.parse import quote
 
@@ -60,10 +60,13 @@ def envelope_tail(text: bytes, key: AuthKey | None, *, bulk: bool) -> bytes:
     return b'"%s%s}' % (auth, b',"bulk":true' if bulk else b"")
 
 
-def envelope_size(stream: str, *, signed: bool) -> int:
-    """Bytes of a bulk envelope around its escaped events, the array's brackets included."""
-    auth = len(b',"auth":""') + 64 if signed else 0  # 64 hex digits of SHA-256
-    return len(envelope_head(stream)) + len(b'[]') + len(b'","bulk":true}') + auth
+def envelope_size(stream: str) -> int:
+    """Bytes of a bulk envelope around its escaped events, the array's brackets included.
+
+    With room for a signature in any case, since a batch may get its first key between two attempts.
+    """
+    auth = len(b',"auth":""') + 64  # hex digits of SHA-256
+    return len(envelope_head(stream)) + len(b"[]") + len(b'","bulk":true}') + auth
 
 
 def escape(text: bytes) -> bytes:
@@ -122,7 +125,7 @@ def events_request(
         ValueError: *events* is empty.
         EventError: see :func:`encode_event`; the message says which.
     """
-    if isinstance(events, (str, bytes, dict)) or not isinstance(events, Iterable):
+    if isinstance(events, (str, bytes, bytearray, Mapping)) or not isinstance(events, Iterable):
         raise TypeError(f"events must be a list of events, not {type(events).__name__}")
     lines = []
     for i, event in enumerate(events):

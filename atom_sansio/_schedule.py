@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import count
+from typing import Final
 
 from ._lane import Lane
 from ._sign import AuthKey
-from ._state import LANE_TRANSITIONS, LaneInput, LaneState, advance
+from ._state import LaneInput, LaneState
+
+_SLACK: Final = 64
+"""Entries that a heap may hold beyond twice those that count, before the others are cleared out."""
 
 
 class Schedule:
@@ -77,13 +81,16 @@ class Schedule:
 
     def arm(self, lane: Lane, when: float) -> None:
         """Make the lane ready at *when*; this replaces an earlier such time."""
+        if len(self._timers) > 2 * len(self._lanes) + _SLACK:
+            self._timers = [(at.timer, next(self._order), at) for at in self._lanes if at.timer is not None]
+            heapify(self._timers)
         lane.timer = when
         heappush(self._timers, (when, next(self._order), lane))
 
     def make_ready(self, lane: Lane, input_: LaneInput = LaneInput.DUE) -> None:
         """Let the lane send at its turn."""
         lane.timer = None
-        lane.state = advance(LANE_TRANSITIONS, lane.state, input_)
+        lane.fire(input_)
         self._ready.append(lane)
 
     def fire_timers(self, now: float) -> None:
@@ -126,10 +133,15 @@ class Ages:
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Lane]] = []
+        self._limit = _SLACK
         self._order = count()
 
     def add(self, lane: Lane) -> None:
         """The lane has got its first waiting event, at ``lane.since``."""
+        if len(self._heap) > self._limit:
+            self._heap = list({entry[2]: entry for entry in self._heap if _waits(entry)}.values())
+            heapify(self._heap)
+            self._limit = 2 * len(self._heap) + _SLACK
         heappush(self._heap, (lane.since, next(self._order), lane))
 
     def oldest(self) -> Lane | None:
@@ -138,8 +150,12 @@ class Ages:
         What is in a batch may have been sent already, so it does not count as waiting.
         """
         while self._heap:
-            since, _, lane = self._heap[0]
-            if lane.events and lane.since == since:
-                return lane
+            if _waits(self._heap[0]):
+                return self._heap[0][2]
             heappop(self._heap)
         return None
+
+
+def _waits(entry: tuple[float, int, Lane]) -> bool:
+    since, _, lane = entry
+    return lane.events > 0 and lane.since == since

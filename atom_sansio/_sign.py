@@ -34,13 +34,11 @@ class AuthKey:
             raise TypeError(f"auth_key must be a non-empty str or bytes, not {type(key).__name__}")
         if not key:
             raise ValueError("auth_key must not be empty; leave it out to send unsigned")
-        if isinstance(key, str):
-            try:
-                key = key.encode()
-            except UnicodeEncodeError:
-                raise ValueError("auth_key holds a lone surrogate, which UTF-8 does not have") from None
-        self._key = key
-        self._fingerprint = hashlib.sha256(b"atom auth key\0" + key).hexdigest()[:16]
+        # Not by catching the encoder's error, which holds the key and would stay in __context__.
+        self._key = key if isinstance(key, bytes) else key.encode(errors="surrogatepass")
+        if isinstance(key, str) and self._key != key.encode(errors="replace"):
+            raise ValueError("auth_key holds a lone surrogate, which UTF-8 does not have")
+        self._fingerprint = hashlib.sha256(b"atom auth key\0" + self._key).hexdigest()[:16]
 
     @classmethod
     def of(cls, key: str | bytes | AuthKey) -> AuthKey:

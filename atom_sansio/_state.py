@@ -23,7 +23,13 @@ from typing import Final, TypeVar
 from ._errors import LocalError
 
 
-class TrackerState(Enum):
+class _Symbol(Enum):
+    """An enum that is hashed by identity, since a table is looked up many times a batch."""
+
+    __hash__ = object.__hash__
+
+
+class TrackerState(_Symbol):
     """Of the whole tracker."""
 
     OPEN = "open"
@@ -32,7 +38,7 @@ class TrackerState(Enum):
     CLOSED = "closed"
 
 
-class TrackerInput(Enum):
+class TrackerInput(_Symbol):
     """What happens to a tracker."""
 
     TRACK = "track"
@@ -57,7 +63,7 @@ TRACKER_TRANSITIONS: Final[Mapping[tuple[TrackerState, TrackerInput], TrackerSta
 }
 
 
-class LaneState(Enum):
+class LaneState(_Symbol):
     """Of one lane that holds events."""
 
     FILLING = "filling"
@@ -67,7 +73,7 @@ class LaneState(Enum):
     PARKED = "parked"
 
 
-class LaneInput(Enum):
+class LaneInput(_Symbol):
     """What happens to a lane."""
 
     DUE = "due"

@@ -11,8 +11,7 @@ when the interrupted call ends.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from itertools import count
 from math import inf
 from typing import Final
@@ -30,7 +29,6 @@ from ._request import bulk_request, check_stream, envelope_size, escape
 from ._schedule import Ages, Schedule
 from ._sign import AuthKey
 from ._state import (
-    LANE_TRANSITIONS,
     TRACKER_TRANSITIONS,
     LaneInput,
     LaneState,
@@ -43,9 +41,29 @@ from ._verdict import Verdict, retry_after, verdict, words
 _MIN_LEARNED_BYTES: Final = 1024
 """A collector that refuses bodies for their size is not sent smaller ones than this on its word."""
 
+_FILLING: Final = LaneState.FILLING  # one look-up less for each event
 _NO_ROOM: Final = "the pending budget has no room"
 _UNSENT: Final = "not sent when the tracker stopped"
 _UNCONFIRMED: Final = "sent, but not confirmed when the tracker stopped"
+
+
+class _Turn:
+    """Lets no other call in before this one is done; ``track`` alone may come, and is set aside."""
+
+    __slots__ = ("_core",)
+
+    def __init__(self, core: TrackerCore) -> None:
+        self._core = core
+
+    def __enter__(self) -> None:
+        if self._core._busy:
+            raise LocalError("only track() may interrupt another call, as from a signal handler or a finaliser")
+        self._core._busy = True
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._core._busy = False
+        if self._core._interrupting:
+            self._core._take_up_interrupting()
 
 
 class TrackerCore:
@@ -79,6 +97,7 @@ class TrackerCore:
         self._max_bytes = options.max_batch_bytes  # lower once the collector said 413
         self._ledger = Ledger(max_bytes=options.max_pending_bytes, max_events=options.max_pending_events)
         self._schedule = Schedule()
+        self._by_stream = self._schedule.by_stream  # empty once closed, so that track() need not ask
         self._ages = Ages() if options.on_full is OnFull.DROP_OLDEST else None
         self._breaker = Breaker(options.retry)
         self._in_flight: dict[str, tuple[Lane, Batch, AuthKey | None]] = {}
@@ -87,7 +106,9 @@ class TrackerCore:
         self._failures = 0
         self._told_deadline: float | None = None
         self._busy = False
+        self._turn = _Turn(self)
         self._interrupting: deque[tuple[str, bytes, AuthKey | None, float]] = deque()
+        self._taking_up = False
 
     # -- what the caller asks -------------------------------------------------------------------------
 
@@ -109,33 +130,33 @@ class TrackerCore:
         """
         if self._busy:
             self._interrupting.append((check_stream(stream), line, auth_key, now))
-            return False
+            return True  # the interrupted call, which takes it up, does not say so
         self._busy = True
         try:
-            if self._state is not TrackerState.OPEN:
-                raise TrackerClosed("the tracker was stopped and takes no more events")
             try:
-                lane = self._schedule.by_stream[stream] if auth_key is None else self._lane(stream, auth_key)
+                lane = self._by_stream[stream] if auth_key is None else self._lane(stream, auth_key)
             except (KeyError, TypeError):
                 lane = self._lane(stream, auth_key)
             size = len(line)
-            if size > lane.sure_size:
-                self._check_size(lane, line)
             ledger = self._ledger
             dropped = False
-            if size > ledger.room_bytes or not ledger.room_events:
-                dropped = True
-                if not self._make_room(lane, line, now):
-                    return True
+            if size > lane.sure_size or size > ledger.room_bytes or not ledger.room_events:
+                self._check_size(lane, line)
+                if size > ledger.room_bytes or not ledger.room_events:
+                    dropped = True
+                    if not self._make_room(lane, line, now):
+                        return True
             ledger.room_bytes -= size
             ledger.room_events -= 1
-            lane.lines += line
-            lane.events += 1
-            if lane.events == 1:
+            lines = lane.lines
+            lines += line
+            lane.events = events = lane.events + 1
+            if events == 1:
                 return self._begin_to_wait(lane, now) or dropped
-            if lane.events < self._max_events and len(lane.lines) < self._max_bytes:
-                return dropped
-            return self._fill_up(lane) or dropped
+            if lane.state is _FILLING and (events >= self._max_events or len(lines) >= self._max_bytes):
+                self._schedule.make_ready(lane)
+                return True
+            return dropped
         finally:
             self._busy = False
             if self._interrupting:
@@ -146,19 +167,20 @@ class TrackerCore:
 
         Returns an object that follows those events: its ``done`` and ``result``.
         """
-        with self._turn():
+        with self._turn:
             self._state = advance(TRACKER_TRANSITIONS, self._state, TrackerInput.FLUSH)
             return self._flush()
 
     def close(self, *, now: float) -> Flush:
         """:meth:`flush`, and take no more events.  Closing twice is harmless."""
-        with self._turn():
+        with self._turn:
             self._state = advance(TRACKER_TRANSITIONS, self._state, TrackerInput.CLOSE)
+            self._by_stream = {}
             return self._flush()
 
     def abandon(self, *, now: float) -> None:
         """Be closed now: what has no outcome is lost, with reason ``STOPPED``, and outcomes no longer count."""
-        with self._turn():
+        with self._turn:
             self._state = advance(TRACKER_TRANSITIONS, self._state, TrackerInput.ABANDON)
             self._in_flight.clear()
             for lane in self._schedule:
@@ -177,7 +199,7 @@ class TrackerCore:
         Events that came with a key of their own keep it, unless that key is the one that was refused.
         """
         check_stream(stream)
-        with self._turn():
+        with self._turn:
             self._keys[stream] = auth_key
             for lane in self._schedule:
                 parked = lane.state is LaneState.PARKED
@@ -190,7 +212,7 @@ class TrackerCore:
 
     def response_received(self, batch_id: str, reply: Reply, *, now: float, unit: float) -> None:
         """The batch was answered.  An id that has its outcome already is ignored."""
-        with self._turn():
+        with self._turn:
             if batch_id not in self._in_flight:
                 return
             lane, batch, key = self._in_flight.pop(batch_id)
@@ -199,7 +221,7 @@ class TrackerCore:
             if status < 500:
                 self._breaker.answered()
             else:
-                self._breaker.failed(id(lane), now=now, unit=unit)
+                self._breaker.failed((lane.stream, lane.key), now=now, unit=unit)
             match self._verdict(status):
                 case Verdict.DELIVERED:
                     self._ledger.settle_delivered(batch.events, len(batch.lines))
@@ -225,7 +247,7 @@ class TrackerCore:
 
     def send_failed(self, batch_id: str, error: RemoteError, *, now: float, unit: float) -> None:
         """The batch came to no answer; whether it was stored is unknown, so the same bytes go again."""
-        with self._turn():
+        with self._turn:
             if batch_id not in self._in_flight:
                 return
             lane, batch, _ = self._in_flight.pop(batch_id)
@@ -233,18 +255,18 @@ class TrackerCore:
                 # The peer closed an idle connection: no fault of the endpoint, so once without a pause.
                 batch.stale_retry = True
                 self._failures += 1
-                lane.state = advance(LANE_TRANSITIONS, lane.state, LaneInput.FAILED)
+                lane.fire(LaneInput.FAILED)
                 self._schedule.make_ready(lane)
                 return
             batch.stale_retry = False
-            self._breaker.failed(id(lane), now=now, unit=unit)
+            self._breaker.failed((lane.stream, lane.key), now=now, unit=unit)
             self._fail(lane, None, str(error), 0.0, now, unit)
 
     # -- what to do, and when to come back ------------------------------------------------------------
 
     def next_command(self, *, now: float) -> Command | None:
         """The next thing to do, or None for nothing before :meth:`next_deadline`."""
-        with self._turn():
+        with self._turn:
             if self._reports:
                 return self._reports.popleft()
             self._schedule.fire_timers(now)
@@ -258,16 +280,17 @@ class TrackerCore:
 
         Minus infinity if it was not pulled until None: there is more to do now, for another sender, say.
         """
-        times = [self._schedule.next_timer()]
-        if self._reports:
-            times.append(-inf)
-        elif self._schedule.peek() is not None:
-            retry_at = self._breaker.retry_at
-            if retry_at is not None:
-                times.append(None if self._in_flight else retry_at)
-            elif len(self._in_flight) < self._options.max_in_flight:
+        with self._turn:
+            times = [self._schedule.next_timer()]
+            if self._reports:
                 times.append(-inf)
-        self._told_deadline = min((time for time in times if time is not None), default=None)
+            elif self._schedule.peek() is not None:
+                retry_at = self._breaker.retry_at
+                if retry_at is not None:
+                    times.append(None if self._in_flight else retry_at)
+                elif len(self._in_flight) < self._options.max_in_flight:
+                    times.append(-inf)
+            self._told_deadline = min((time for time in times if time is not None), default=None)
         return self._told_deadline
 
     @property
@@ -287,11 +310,12 @@ class TrackerCore:
 
     def statistics(self) -> Statistics:
         """The ledger as it stands."""
+        delivered, lost, pending = self._ledger.delivered, self._ledger.lost_by_reason(), self._ledger.pending
         return Statistics(
-            accepted=self._ledger.accepted,
-            delivered=self._ledger.delivered,
-            lost=self._ledger.lost_by_reason(),
-            pending=self._ledger.pending,
+            accepted=delivered + sum(lost.values()) + pending,  # of the same reading: a track() may interrupt
+            delivered=delivered,
+            lost=lost,
+            pending=pending,
             pending_bytes=self._ledger.pending_bytes,
             lanes=len(self._schedule),
             parked=sum(lane.state is LaneState.PARKED for lane in self._schedule),
@@ -300,43 +324,39 @@ class TrackerCore:
             failures=self._failures,
         )
 
-    # -- one call at a time ---------------------------------------------------------------------------
-
-    @contextmanager
-    def _turn(self) -> Iterator[None]:
-        """Let no other call in before this one is done; ``track`` alone may come, and is set aside."""
-        if self._busy:
-            raise LocalError("only track() may interrupt another call, as from a signal handler or a finaliser")
-        self._busy = True
-        try:
-            yield
-        finally:
-            self._busy = False
-            if self._interrupting:
-                self._take_up_interrupting()
+    # -- what came in between -------------------------------------------------------------------------
 
     def _take_up_interrupting(self) -> None:
         """Track what came in between.  Whoever brought it has gone, so what cannot be taken is reported."""
-        while self._interrupting:
-            stream, line, auth_key, now = self._interrupting.popleft()
-            try:
-                self.track_line(stream, line, auth_key, now=now)
-            except TrackerClosed as error:
-                self._lose_at_once(stream, line, LossReason.STOPPED, str(error), now)
-            except BacklogFull as error:
-                self._lose_at_once(stream, line, LossReason.BACKLOG_FULL, str(error), now)
-            except EventTooLarge as error:
-                self._lose_at_once(stream, line, LossReason.TOO_LARGE, str(error), now)
+        if self._taking_up:  # by the loop below, which called the call that ends here
+            return
+        self._taking_up = True
+        try:
+            while self._interrupting:
+                stream, line, auth_key, now = self._interrupting.popleft()
+                try:
+                    self.track_line(stream, line, auth_key, now=now)
+                except TrackerClosed as error:
+                    self._lose_at_once(stream, line, LossReason.STOPPED, str(error), now)
+                except BacklogFull as error:
+                    self._lose_at_once(stream, line, LossReason.BACKLOG_FULL, str(error), now)
+                except EventTooLarge as error:
+                    self._lose_at_once(stream, line, LossReason.TOO_LARGE, str(error), now)
+        finally:
+            self._taking_up = False
+            self._told_deadline = -inf  # what the driver was told may be too late now
 
     # -- admission ------------------------------------------------------------------------------------
 
     def _lane(self, stream: str, auth_key: AuthKey | None) -> Lane:
         """The lane of an event; a new one is scheduled once it holds the event."""
+        if self._state is not TrackerState.OPEN:
+            raise TrackerClosed("the tracker was stopped and takes no more events")
         check_stream(stream)
         key = auth_key or self._keys.get(stream, self._options.auth_key)
         lane = self._schedule.find(stream, key)
         if lane is None:
-            sure_size = (self._options.max_batch_bytes - envelope_size(stream, signed=True)) // 2
+            sure_size = (self._options.max_batch_bytes - envelope_size(stream)) // 2
             lane = Lane(stream, key, pinned=True, sure_size=sure_size)
         if auth_key is None:
             lane.pinned = False
@@ -344,7 +364,7 @@ class TrackerCore:
         return lane
 
     def _check_size(self, lane: Lane, line: bytes) -> None:
-        size = envelope_size(lane.stream, signed=True) + len(escape(line[:-1]))
+        size = envelope_size(lane.stream) + len(escape(line[:-1]))
         if size > self._options.max_batch_bytes:
             raise EventTooLarge(
                 f"event needs a request of {size} bytes; max_batch_bytes allows {self._options.max_batch_bytes}"
@@ -358,7 +378,10 @@ class TrackerCore:
         """
         ledger = self._ledger
         while self._ages and (victim := self._ages.oldest()):
-            self._lose(victim, Batch("", victim.cut_oldest(), 1), LossReason.BACKLOG_FULL, None, _NO_ROOM, now)
+            oldest = victim.cut_oldest()
+            self._ledger.settle_lost(1, len(oldest), LossReason.BACKLOG_FULL)
+            victim.settle_flushes(1, after=victim.pending - victim.events, delivered=False)
+            self._report_loss(victim.stream, Batch("", oldest, 1), LossReason.BACKLOG_FULL, None, _NO_ROOM, now)
             if victim.empty and victim is not lane:
                 self._schedule.remove(victim)
             if len(line) <= ledger.room_bytes:
@@ -375,24 +398,18 @@ class TrackerCore:
         lane.since = now
         if self._ages is not None:
             self._ages.add(lane)
-        if lane.state is not LaneState.FILLING:
+        if lane.state is not _FILLING:
             return False
         self._schedule.add(lane)
         if self._holds_full_batch(lane):
-            return self._fill_up(lane)
+            self._schedule.make_ready(lane)
+            return True
         deadline = now + self._options.flush_interval
         self._schedule.arm(lane, deadline)
         if self._told_deadline is None or deadline < self._told_deadline:
             self._told_deadline = deadline
             return True
         return False
-
-    def _fill_up(self, lane: Lane) -> bool:
-        """The lane holds a full batch; return whether it may be sent and could not before."""
-        if lane.state is not LaneState.FILLING:
-            return False
-        self._schedule.make_ready(lane)
-        return True
 
     def _holds_full_batch(self, lane: Lane) -> bool:
         # Escaping never shortens: with as many bytes as a body may have, not everything fits into one.
@@ -409,7 +426,7 @@ class TrackerCore:
         return None if self._in_flight or now < retry_at else self._schedule.take_unfailed()
 
     def _send(self, lane: Lane, now: float) -> SendRequest:
-        lane.state = advance(LANE_TRANSITIONS, lane.state, LaneInput.SEND)
+        lane.fire(LaneInput.SEND)
         if lane.batches:
             batch = lane.batches[-1]
             body = lane.body(batch.lines)
@@ -434,7 +451,7 @@ class TrackerCore:
         lane.batches.pop()
         lane.batches.extend(reversed(halves))
         lane.attempt = 0
-        lane.state = advance(LANE_TRANSITIONS, lane.state, LaneInput.SETTLED)
+        lane.fire(LaneInput.SETTLED)
         if lane.batches or lane.due or self._holds_full_batch(lane):
             self._schedule.make_ready(lane)
         elif lane.events:
@@ -457,11 +474,11 @@ class TrackerCore:
             self._give_up(lane, LossReason.EXPIRED, status, message, now)
             return
         pause = backoff(lane.attempt, base=policy.base, cap=policy.cap, unit=unit)
-        lane.state = advance(LANE_TRANSITIONS, lane.state, LaneInput.FAILED)
+        lane.fire(LaneInput.FAILED)
         self._schedule.arm(lane, now + max(pause, at_least))
 
     def _park(self, lane: Lane, refused: AuthKey | None, reply: Reply) -> None:
-        lane.state = advance(LANE_TRANSITIONS, lane.state, LaneInput.REFUSED_KEY)
+        lane.fire(LaneInput.REFUSED_KEY)
         if lane.key != refused:  # replaced while the refused one was on its way
             self._unpark(lane)
             return
@@ -507,6 +524,6 @@ class TrackerCore:
         for lane in self._schedule:
             lane.due = lane.events
             lane.join_flush(flush)
-            if lane.state is LaneState.FILLING:
+            if lane.state is _FILLING:
                 self._schedule.make_ready(lane)
         return flush

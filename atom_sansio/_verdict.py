@@ -72,7 +72,7 @@ def retry_after(reply: Reply, *, unix_now: float) -> float:
     return min(max(until - (unix_now if since is None else since), 0.0), MAX_RETRY_AFTER)
 
 
-_MONTHS: Final = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
+_MONTHS: Final = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
 _HTTP_DATE: Final = re.compile(  # RFC 9110, 5.6.7: today's form, then the two obsolete ones
     r"\w+, (?P<day>\d\d)[ -](?P<month>\w{3})[ -](?P<year>\d{4}|\d\d) (?P<time>\d\d:\d\d:\d\d) GMT"
     r"|\w{3} (?P<month2>\w{3}) (?P<day2>[ \d]\d) (?P<time2>\d\d:\d\d:\d\d) (?P<year2>\d{4})",
@@ -101,6 +101,6 @@ def _http_date(value: str | None) -> float | None:
 def words(reply: Reply) -> str:
     """What the server said, for a human: a redirect's target, or the start of the body, on one line."""
     location = reply.header("location") if 300 <= reply.status < 400 else None
-    text = f"redirected to {location}" if location else reply.body[:400].decode("utf-8", "replace")
+    text = f"redirected to {location[:400]}" if location else reply.body[:400].decode("utf-8", "replace")
     text = "".join(c if c.isprintable() else " " for c in text).strip()
     return text or f"status {reply.status}"

@@ -7,9 +7,9 @@ import pkgutil
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from atom_sansio import AuthKey, ClientCore, ConnectionFailed, Options, RemoteError, Request, Response
+from atom_sansio import AuthKey, ClientCore, Options, RemoteError, Request, Response
 
-from ._transport import SocketTransport, Transport
+from ._transport import SocketTransport, Transport, exchange
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -96,13 +96,7 @@ class Client:
 
     def _send(self, request: Request) -> Response:
         try:
-            try:
-                reply = self._transport.send(request, timeout=self._options.request_timeout)
-            except ConnectionFailed as error:
-                if not error.stale:
-                    raise
-                # The peer had closed an idle connection; the request's id keeps it from counting twice.
-                reply = self._transport.send(request, timeout=self._options.request_timeout)
+            reply = exchange(self._transport, request, self._options.request_timeout)
         except RemoteError as error:
             return Response(None, b"", str(error))
         return self._core.response(reply)

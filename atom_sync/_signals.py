@@ -12,12 +12,14 @@ from typing import Any
 from ._clock import Clock
 
 
-def stop_on_signals(stop: Callable[[], object], interrupted: Callable[[], bool], clock: Clock) -> None:
+def stop_on_signals(
+    stop: Callable[[], object], interrupted: Callable[[], bool], wait: Callable[[], None], clock: Clock
+) -> None:
     """Put a handler before those that are there.
 
     When it is called it puts those back, calls *stop*, and hands the signal on to them.  If *interrupted*
     says that the signal came in the middle of a call that *stop* must not cut into, the signal is sent
-    again instead, which reaches this thread when that call has gone on.
+    again instead, when *wait*, in another thread, has waited for the end of that call.
 
     Raises:
         ValueError: not in the main thread; nothing was changed.
@@ -25,9 +27,13 @@ def stop_on_signals(stop: Callable[[], object], interrupted: Callable[[], bool],
     previous: dict[int, Any] = {}
 
     def handle(signum: int, frame: FrameType | None) -> None:
+        def send_again() -> None:
+            wait()  # or the signal would interrupt the same call, and the next one too, without end
+            os.kill(os.getpid(), signum)
+
         if interrupted():
             with contextlib.suppress(RuntimeError):  # no thread can be started: the process ends anyway
-                clock.start(lambda: os.kill(os.getpid(), signum), "atom-signal")
+                clock.start(send_again, "atom-signal")
             return
         before = previous[signum]
         signal.signal(signum, signal.SIG_DFL if before is None else before)
@@ -37,5 +43,11 @@ def stop_on_signals(stop: Callable[[], object], interrupted: Callable[[], bool],
         elif before == signal.SIG_DFL:
             os.kill(os.getpid(), signum)
 
+    def undo() -> None:
+        for signum, before in previous.items():
+            if signal.getsignal(signum) is handle:  # else somebody has put one before it, who may call it
+                signal.signal(signum, signal.SIG_DFL if before is None else before)
+
     for signum in (signal.SIGTERM, signal.SIGINT):
         previous[signum] = signal.signal(signum, handle)
+    return undo

@@ -69,6 +69,7 @@ class Tracker:
     def _set_up(self, options: Options, clock: Clock | None = None) -> None:
         self._options = options
         self._clock = clock or Clock()
+        self._now = self._clock.now
         transport = SocketTransport if options.transport is None else options.transport
         self._transport = transport() if callable(transport) else transport
         self._begin()
@@ -83,6 +84,7 @@ class Tracker:
         self._work = threading.Condition(self._lock)  # senders wait for it
         self._progress = threading.Condition(self._lock)  # flush, stop and a blocked track wait for it
         self._senders = self._idle = 0
+        self._woken = False
         self._reporter = Reporter(self._options.on_loss, self._clock)
         self._core = self._new_core()
 
@@ -110,7 +112,7 @@ class Tracker:
         key = None if auth_key is None else AuthKey.of(auth_key)
         with self._lock:
             try:
-                if self._core.track_line(stream, line, key, now=self._clock.now()):
+                if self._core.track_line(stream, line, key, now=self._now()):
                     self._wake()
             except BacklogFull:
                 if self._options.on_full is not OnFull.BLOCK:
@@ -190,7 +192,7 @@ class Tracker:
         Raises:
             ValueError: not in the main thread.
         """
-        stop_on_signals(self.stop, self._interrupted, self._clock)
+        stop_on_signals(self.stop, self._interrupted, self._wait_for_calls, self._clock)
 
     def __enter__(self) -> Self:
         return self
@@ -213,14 +215,17 @@ class Tracker:
     def _next_command(self, until: float | None) -> Command | None:
         with self._lock:
             while True:
+                self._woken = False
                 now = self._clock.now()
                 command = self._core.next_command(now=now)
                 deadline = self._core.next_deadline()
                 if command is not None or self._core.closed or (until is not None and now >= until):
                     break
+                earlier = _earlier(deadline, until)
                 self._idle += 1
                 try:
-                    self._clock.wait(self._work, _earlier(deadline, until))
+                    if not self._woken:  # by a finaliser that has run in this thread since, and tracks
+                        self._clock.wait(self._work, earlier)
                 finally:
                     self._idle -= 1
             if deadline is not None:
@@ -249,6 +254,7 @@ class Tracker:
 
     def _wake(self) -> None:
         """Have a sender look for work: an idle one, or one more if there may be more."""
+        self._woken = True
         if self._idle:
             self._clock.notify(self._work)
         elif self._senders < self._options.max_in_flight:
@@ -289,6 +295,11 @@ class Tracker:
             return self._core.busy
         finally:
             self._lock.release()
+
+    def _wait_for_calls(self) -> None:
+        """Wait until a call that is under way in another thread is over."""
+        with self._lock:
+            pass
 
     def _begin_in_child(self) -> None:
         self._begin()

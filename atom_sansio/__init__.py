@@ -1,0 +1,114 @@
+"""The pure core: batching, signing, requests, retries and the ledger, without any I/O.
+
+Nothing here opens a socket, starts a thread, reads a clock, draws a random number or looks at the
+environment.  Drivers do (``atom_sync``, ``atom_anyio``, or one of your own) and tell the core.
+"""
+
+from ._backoff import RetryPolicy, backoff
+from ._client import ClientCore, ClientOptions
+from ._elements import element_texts
+from ._encode import encode_event
+from ._endpoint import Endpoint
+from ._errors import (
+    AtomError,
+    BacklogFull,
+    ConnectionFailed,
+    EventError,
+    EventTooLarge,
+    EventTypeError,
+    LocalError,
+    RemoteError,
+    ReplyError,
+    RequestTimeout,
+    TrackerClosed,
+)
+from ._flush import Flush
+from ._http import HttpConnection
+from ._memory import Recorder
+from ._messages import (
+    JSON,
+    Command,
+    FlushResult,
+    Loss,
+    LossReason,
+    Origin,
+    Reply,
+    ReportLoss,
+    ReportParked,
+    Request,
+    Response,
+    SendRequest,
+    Statistics,
+)
+from ._options import OnFull, Options, TrackerOptions
+from ._receive import Refused, Submission, answer, read_submission
+from ._request import SDK_VERSION
+from ._sign import AuthKey
+from ._state import (
+    LANE_TRANSITIONS,
+    TRACKER_TRANSITIONS,
+    LaneInput,
+    LaneState,
+    TrackerInput,
+    TrackerState,
+)
+from ._tracker import TrackerCore
+from ._verdict import Verdict, retry_after, verdict
+from ._verify import Keyring
+
+__all__ = [
+    "JSON",
+    "LANE_TRANSITIONS",
+    "SDK_VERSION",
+    "TRACKER_TRANSITIONS",
+    "AtomError",
+    "AuthKey",
+    "BacklogFull",
+    "ClientCore",
+    "ClientOptions",
+    "Command",
+    "ConnectionFailed",
+    "Endpoint",
+    "EventError",
+    "EventTooLarge",
+    "EventTypeError",
+    "Flush",
+    "FlushResult",
+    "HttpConnection",
+    "Keyring",
+    "LaneInput",
+    "LaneState",
+    "LocalError",
+    "Loss",
+    "LossReason",
+    "OnFull",
+    "Options",
+    "Origin",
+    "Recorder",
+    "Refused",
+    "RemoteError",
+    "Reply",
+    "ReplyError",
+    "ReportLoss",
+    "ReportParked",
+    "Request",
+    "RequestTimeout",
+    "Response",
+    "RetryPolicy",
+    "SendRequest",
+    "Statistics",
+    "Submission",
+    "TrackerClosed",
+    "TrackerCore",
+    "TrackerInput",
+    "TrackerOptions",
+    "TrackerState",
+    "Verdict",
+    "answer",
+    "backoff",
+    "element_texts",
+    "encode_event",
+    "read_submission",
+    "retry_after",
+    "verdict",
+]

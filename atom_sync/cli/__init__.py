@@ -1,0 +1,19 @@
+"""The command line ``atom-events``.  Needs the extra ``cli``."""
+
+from __future__ import annotations
+
+import sys
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Entry point of ``atom-events``."""
+    try:
+        import click  # noqa: F401 - only whether it is there
+        import rich  # noqa: F401
+    except ImportError as error:
+        sys.exit(f"atom-events needs click and rich ({error}): pip install 'atom-events[cli]'")
+    from ._group import atom_events
+
+    atom_events()

@@ -1,0 +1,1 @@
+"""The demo's events, and the drivers that the documentation shows."""

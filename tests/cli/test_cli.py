@@ -1,0 +1,232 @@
+"""The command line, run as its users run it, against a real collector."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import pytest
+from click.testing import CliRunner, Result
+
+from atom_anyio.collector import Collector
+from atom_sync.cli._demo import _compare, _Row
+from atom_sync.cli._group import atom_events
+
+KEY = "canary-key-7f3a"
+ENVIRONMENT = {"EVENTS_KEY": KEY}
+
+
+@pytest.fixture
+def collector() -> Iterator[str]:
+    with Collector(keys={"commits": KEY}) as url:
+        yield url
+
+
+def send(url: str, *arguments: str, stdin: bytes | None = None, stream: str = "commits") -> Result:
+    options = ["--stream", stream, "--endpoint", url, "--auth-key-env", "EVENTS_KEY"]
+    source = None if stdin is None else io.BufferedReader(io.BytesIO(stdin))  # as a real standard input is
+    result = CliRunner().invoke(atom_events, ["send", *arguments, *options], input=source, env=ENVIRONMENT)
+    assert KEY not in result.output
+    return result
+
+
+def stored(url: str) -> list[dict[str, Any]]:
+    with urlopen(f"{url}_atom/events?limit=10000") as answer:
+        rows: list[dict[str, Any]] = json.load(answer)["events"]
+        return rows
+
+
+def test_demo_succeeds() -> None:
+    """The demo's events arrive equal through every driver, and it exits with 0."""
+    result = CliRunner(env={"COLUMNS": "200"}).invoke(atom_events, ["demo"])
+    assert result.exit_code == 0, result.output
+    for word in ("threads", "asyncio", "trio", "Every event was stored once"):
+        assert word in result.output
+
+
+def test_demo_reports_differences(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row that is not what was sent makes the demo exit with 1 and say which."""
+    monkeypatch.setattr(
+        "atom_sync.cli._demo._read_back", lambda url, stream: iter([_Row(event={"id": 0}, text='{"id":0}')])
+    )
+    result = CliRunner(env={"COLUMNS": "200"}).invoke(atom_events, ["demo"])
+    assert result.exit_code == 1
+    assert "320 sent, 1 stored" in result.output
+    assert "event 1: sent" in result.output
+
+
+@pytest.mark.parametrize(
+    ("event", "row", "same"),
+    [
+        ("[1, 2", _Row("[1, 2", "[1, 2"), True),
+        ('{"a":1}', _Row({"a": 1}, '{"a":1}'), True),
+        (1, _Row(True, "true"), False),
+        ({"a": 10**30}, _Row({"a": 10**30}, '{"a":1000000000000000000000000000000}'), True),
+        ({"a": 10**30}, _Row({"a": 1e30}, '{"a":1e30}'), False),
+        ([1], _Row([2], "[2]"), False),
+    ],
+)
+def test_comparison(event: Any, row: _Row, same: bool) -> None:
+    """Strings are compared by their text, everything else by value and kind."""
+    assert (not list(_compare("s", [event], [row]))) is same
+
+
+def test_sends_a_file(collector: str, tmp_path: Path) -> None:
+    """Every line arrives as it stands, in order: numbers beyond 64 bits, 1.10, strings, repeated names."""
+    lines = ['{"id": 1}', '{"n":123456789012345678901234567890, "x": 1.10}', '"{\\"id\\": 3}"', "7", '{"a":1,"a":2}']
+    file = tmp_path / "events.ndjson"
+    file.write_text("\n".join(lines) + "\n\n")
+    result = send(collector, str(file))
+    assert result.exit_code == 0, result.output
+    assert "5 of 5 events delivered in 1 requests" in result.output
+    assert [row["text"] for row in stored(collector)] == [
+        '{"id":1}',
+        '{"n":123456789012345678901234567890,"x":1.10}',
+        '{"id": 3}',
+        "7",
+        '{"a":1,"a":2}',
+    ]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_sends_standard_input(collector: str, packed: bool) -> None:
+    """A dash is standard input, packed or not."""
+    data = b'{"id":1}\n{"id":2}'
+    result = send(collector, "-", stdin=gzip.compress(data) if packed else data)
+    assert result.exit_code == 0, result.output
+    assert [row["event"] for row in stored(collector)] == [{"id": 1}, {"id": 2}]
+
+
+def test_sends_a_packed_file(collector: str, tmp_path: Path) -> None:
+    """A gzip file is unpacked, whatever its name."""
+    file = tmp_path / "events"
+    file.write_bytes(gzip.compress(b'{"id":1}\n' * 700))
+    assert send(collector, str(file)).exit_code == 0
+    assert len(stored(collector)) == 700
+
+
+def test_reports_bad_lines(collector: str) -> None:
+    """Bad lines are named by number and left out; the rest arrives; the exit status says that there were some."""
+    result = send(collector, "-", stdin=b'{"id":1}\nnope\n{"x":NaN}\n\xff\n1 2\n1,2\n"\\ud800"\n{"id":2}\n')
+    assert result.exit_code == 1
+    for number in (2, 3, 4, 5, 6, 7):
+        assert f"line {number}: " in result.output
+    assert "2 of 8 events delivered" in result.output
+    assert [row["event"] for row in stored(collector)] == [{"id": 1}, {"id": 2}]
+
+
+def test_many_bad_lines_do_not_flood(collector: str) -> None:
+    """Of very many bad lines the first twenty are shown."""
+    result = send(collector, "-", stdin=b"nope\n" * 500)
+    assert result.exit_code == 1
+    assert result.output.count("line ") == 20
+    assert "further problems are not shown" in result.output
+
+
+def test_a_damaged_gzip_is_reported(collector: str) -> None:
+    """What could be unpacked is sent, and the damage is reported."""
+    result = send(collector, "-", stdin=gzip.compress(os.urandom(1000).hex().encode())[:-20])
+    assert result.exit_code == 1
+    assert "cannot read -" in result.output
+
+
+def test_a_refused_key_gives_up(collector: str) -> None:
+    """A wrong key ends it at once, with the reason and without the key."""
+    result = send(collector, "-", stdin=b'{"id":1}\n')
+    assert result.exit_code == 0
+    other = CliRunner().invoke(
+        atom_events,
+        ["send", "-", "--stream", "commits", "--endpoint", collector],
+        input=io.BufferedReader(io.BytesIO(b'{"id":2}\n')),
+    )
+    assert other.exit_code == 1
+    assert "gave up: the collector refuses the key" in other.output
+    assert "1 lost, stopped" in other.output
+
+
+def test_a_dead_collector_gives_up() -> None:
+    """Where nobody listens it ends after the time-out and reports the loss."""
+    result = send("http://127.0.0.1:9/", "-", "--timeout", "0.05", stdin=b'{"id":1}\n')
+    assert result.exit_code == 1
+    assert "0 of 1 events delivered" in result.output
+    assert "1 lost, stopped" in result.output
+
+
+def test_a_full_backlog_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the backlog is full and nothing moves it ends after the time-out."""
+    monkeypatch.setenv("ATOM_MAX_PENDING_EVENTS", "2")
+    result = send("http://127.0.0.1:9/", "-", "--timeout", "0.05", stdin=b'{"id":1}\n' * 5)
+    assert result.exit_code == 1
+    assert "gave up: the backlog is full" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--stream", "s", "--endpoint", "ftp://x/"], "endpoint must begin with http"),
+        (["--stream", "", "--endpoint", "http://x/"], "stream must have 1 to 512 characters"),
+        (["--stream", "s", "--endpoint", "http://x/", "--auth-key-env", "NO_SUCH"], "NO_SUCH holds no key"),
+        (["--stream", "s", "--endpoint", "http://x/", "--timeout", "0"], "0.0 is not in the range"),
+    ],
+)
+def test_bad_arguments(arguments: list[str], words: str) -> None:
+    """What is wrong is named, and the exit status is not 0."""
+    result = CliRunner().invoke(atom_events, ["send", "-", *arguments], input=io.BufferedReader(io.BytesIO(b"1")))
+    assert result.exit_code != 0
+    assert words in result.output
+
+
+def test_ctrl_c_stops_cleanly(collector: str) -> None:
+    """Ctrl-C sends what was read, says how much, and leaves no traceback."""
+    program = [sys.executable, "-c", "from atom_sync.cli import main; main()", "send", "-", "--stream", "other"]
+    with subprocess.Popen(
+        [*program, "--endpoint", collector],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "ATOM_MAX_BATCH_EVENTS": "1", "ATOM_FLUSH_INTERVAL": "600"},
+    ) as process:
+        assert process.stdin is not None
+        assert process.stderr is not None
+        process.stdin.write(b'{"id":1}\n' * 2)
+        process.stdin.flush()
+        while len(stored(collector)) < 2:  # the program is reading now
+            pass
+        process.send_signal(signal.SIGINT)
+        errors = process.stderr.read().decode()
+        assert process.wait(30) == 130
+    assert "Traceback" not in errors
+    assert "2 of 2 events delivered" in errors
+
+
+def test_help_names_the_commands() -> None:
+    """``atom-events --help`` lists what there is."""
+    result = CliRunner().invoke(atom_events, ["--help"])
+    assert result.exit_code == 0
+    for command in ("collector", "demo", "send"):
+        assert command in result.output
+
+
+@pytest.mark.parametrize("missing", ["click", "rich"])
+def test_a_missing_extra_is_named(missing: str) -> None:
+    """Without the extra the program says what to install."""
+    code = f"import sys; sys.modules[{missing!r}] = None; from atom_sync.cli import main; main()"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert "pip install 'atom-events[cli]'" in result.stderr
+
+
+def test_the_demo_needs_every_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without trio the demo says what to install."""
+    monkeypatch.setitem(sys.modules, "trio", None)
+    result = CliRunner().invoke(atom_events, ["demo"])
+    assert result.exit_code == 1
+    assert "pip install 'atom-events[all]'" in result.output
