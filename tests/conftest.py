@@ -1,0 +1,36 @@
+"""What all tests share: hypothesis profiles, and the coverage that the whole suite must have."""
+
+from __future__ import annotations
+
+import io
+import os
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("default", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+FLOORS = {"atom_sansio": 100.0, "atom_sync": 95.0, "atom_anyio": 95.0, "ironsource": 95.0}
+"""Per cent of branches and lines that the whole suite must reach, by package."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail a run of the whole suite in which a package has less coverage than its floor."""
+    config = session.config
+    coverage = getattr(config.pluginmanager.getplugin("_cov"), "cov_controller", None)
+    partial = config.getoption("keyword") or config.getoption("markexpr") or config.getoption("collectonly")
+    whole = [str(config.rootpath / path) for path in config.getini("testpaths")] == [
+        str(config.invocation_params.dir / argument) for argument in config.args
+    ]
+    if coverage is None or partial or not whole or session.testsfailed:
+        return
+    reporter = config.pluginmanager.getplugin("terminalreporter")
+    for package, floor in FLOORS.items():
+        reached = coverage.cov.report(include=[f"*/{package}/*"], file=io.StringIO())
+        if round(reached, 2) < floor:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+            if reporter is not None:
+                reporter.write_line(f"coverage of {package} is {reached:.2f} %, must be {floor:g} %", red=True)
