@@ -135,4 +135,4 @@ def _text(value: str, path: str) -> str:
         value.encode()
     except UnicodeEncodeError as error:
         raise EventError(f"{path} holds a lone surrogate at index {error.start}, which UTF-8 does not have") from None
-    return str(value)
+    return str.__str__(value)  # of an enum that is a str, str() gives its name

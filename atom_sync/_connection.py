@@ -19,10 +19,6 @@ from atom_sansio._messages import Origin, Reply, Request
 if TYPE_CHECKING:
     import ssl
 
-_FRESH: Final = 0.5
-"""Seconds of idleness within which a connection is not looked at before it is used again.  Hardly any peer
-closes one so soon, and a request that meets such a one is told apart (``stale``) and sent again."""
-
 _READ: Final = 16 * 1024
 """Bytes asked for at once; most replies have less than 200."""
 
@@ -48,11 +44,8 @@ class Connection:
         """Whether a request may be sent now: the peer has said nothing since the last, not even goodbye."""
         if self._socket is None:
             return True
-        idle = monotonic() - self._used_at
-        if idle >= idle_timeout:
+        if monotonic() - self._used_at >= idle_timeout:
             return False
-        if idle < _FRESH:
-            return True
         self._socket.settimeout(0)
         try:
             # Past SSLSocket.recv(), which cannot peek: any byte at all is one too many.

@@ -14,8 +14,8 @@ from ._clock import Clock
 
 def stop_on_signals(
     stop: Callable[[], object], interrupted: Callable[[], bool], wait: Callable[[], None], clock: Clock
-) -> None:
-    """Put a handler before those that are there.
+) -> Callable[[], None]:
+    """Put a handler before those that are there; return what takes it away again.
 
     When it is called it puts those back, calls *stop*, and hands the signal on to them.  If *interrupted*
     says that the signal came in the middle of a call that *stop* must not cut into, the signal is sent
@@ -49,5 +49,6 @@ def stop_on_signals(
                 signal.signal(signum, signal.SIG_DFL if before is None else before)
 
     for signum in (signal.SIGTERM, signal.SIGINT):
-        previous[signum] = signal.signal(signum, handle)
+        previous[signum] = signal.getsignal(signum)  # before the handler can be called
+        signal.signal(signum, handle)
     return undo
