@@ -80,6 +80,7 @@ class Tracker:
         self._reporter = Reporter(self._options.on_loss, self._group)
         offset = time.time() - self._loop.now()
         self._core = TrackerCore(self._options, source=os.urandom(16).hex(), unix_offset=offset)
+        self._start_sender()
         return self
 
     async def __aexit__(
@@ -177,7 +178,7 @@ class Tracker:
         for scope in self._scopes:
             scope.cancel()
         self._notify_progress()
-        while not core.closed and (report := await self._next_command()) is not None:
+        while (report := self._pull()) is not None:
             await self._perform(report)
         with anyio.CancelScope(deadline=until):
             await self._reporter.wait()
@@ -214,12 +215,15 @@ class Tracker:
         while (command := await self._next_command()) is not None:
             await self._perform(command)
 
+    def _pull(self) -> Command | None:
+        with self._lock:
+            return self._entered.next_command(now=self._loop.now())
+
     async def _next_command(self) -> Command | None:
         core = self._entered
         while True:
-            with self._lock:
-                command = core.next_command(now=self._loop.now())
-                deadline = core.next_deadline()
+            command = self._pull()
+            deadline = core.next_deadline()
             if command is not None or core.closed:
                 break
             work = anyio.Event()
@@ -230,8 +234,11 @@ class Tracker:
             finally:
                 if not work.is_set():
                     self._idle.remove(work)
-        if deadline is not None:
-            self._wake()  # somebody else looks after the rest meanwhile
+        # Somebody else looks after the rest meanwhile; while one is idle, _wake() need not start any.
+        if command is not None and not self._idle and self._senders < self._options.max_in_flight:
+            self._start_sender()
+        elif deadline is not None:
+            self._wake()
         return command
 
     async def _perform(self, command: Command) -> None:
@@ -254,12 +261,13 @@ class Tracker:
         self._notify_progress()
 
     def _wake(self) -> None:
-        """Have a sender look for work: an idle one, or one more if there may be more."""
+        """Have an idle sender look for work.  The loop may call this outside of any task."""
         if self._idle:
             self._idle.popleft().set()
-        elif self._senders < self._options.max_in_flight and not self._entered.closed:
-            self._senders += 1
-            self._group.start_soon(self._sender, name="atom-sender")
+
+    def _start_sender(self) -> None:
+        self._senders += 1
+        self._group.start_soon(self._sender, name="atom-sender")
 
     def _notify_progress(self) -> None:
         self._progress.set()
