@@ -242,7 +242,7 @@ class TrackerCore:
                     self._give_up(lane, LossReason.TOO_LARGE, status, words(reply), now)
                 case Verdict.REDIRECTED:
                     self._give_up(lane, LossReason.REDIRECTED, status, words(reply), now)
-                case Verdict.ISOLATE | Verdict.REJECTED:
+                case Verdict.ISOLATE | Verdict.REJECTED:  # pragma: no branch - there are no others
                     self._give_up(lane, LossReason.REJECTED, status, words(reply), now)
 
     def send_failed(self, batch_id: str, error: RemoteError, *, now: float, unit: float) -> None:

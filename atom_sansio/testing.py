@@ -55,7 +55,8 @@ def events() -> SearchStrategy[Any]:
     """
     text = _text()
     decimals = st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**40), max_value=10**40)
-    numbers = st.integers() | st.integers(-(10**60), 10**60) | decimals
+    large = st.integers(2**63, 10**60)
+    numbers = st.integers() | large | large.map(lambda number: -number) | decimals
     scalars = st.none() | st.booleans() | numbers | st.floats(allow_nan=False, allow_infinity=False) | text
     trees = st.recursive(
         scalars,
@@ -68,7 +69,9 @@ def events() -> SearchStrategy[Any]:
         max_leaves=12,
     )
     flat = st.recursive(st.integers() | text, lambda inner: st.dictionaries(text, inner, max_size=3), max_leaves=4)
-    return trees | flat.map(json.dumps) | st.sampled_from(['"' * 40, "\\" * 40, "\x00\x1f\x7f\u2028\n", "é€𝄞" * 9])
+    return (
+        trees | large | flat.map(json.dumps) | st.sampled_from(['"' * 40, "\\" * 40, "\x00\x1f\x7f\u2028\n", "é€𝄞" * 9])
+    )
 
 
 def streams() -> SearchStrategy[str]:

@@ -1,0 +1,58 @@
+"""Pauses after failures, and the policy that bounds them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from atom_sansio import RetryPolicy, backoff
+
+
+@pytest.mark.parametrize(
+    ("attempt", "unit", "seconds"),
+    [(1, 0.0, 0.0), (1, 0.5, 3.0), (2, 0.5, 6.0), (9, 0.5, 768.0), (10, 0.5, 900.0), (10_000, 0.5, 900.0)],
+)
+def test_full_jitter(attempt: int, unit: float, seconds: float) -> None:
+    """A pause is the drawn fraction of a ceiling that doubles from twice the base up to the cap."""
+    assert backoff(attempt, base=3.0, cap=1800.0, unit=unit) == seconds
+
+
+@given(st.integers(1, 10**6), st.floats(1e-3, 1e6), st.floats(0, 1e6), st.floats(0, 1, exclude_max=True))
+def test_bounds(attempt: int, base: float, more: float, unit: float) -> None:
+    """No pause is negative or longer than the cap, at any attempt."""
+    assert 0 <= backoff(attempt, base=base, cap=base + more, unit=unit) <= base + more
+
+
+@pytest.mark.parametrize("name", ["base", "cap", "max_elapsed"])
+@pytest.mark.parametrize("value", [0, -1.0, float("nan"), float("inf"), pytest.param(10**400, id="huge")])
+def test_seconds_out_of_range(name: str, value: Any) -> None:
+    """Seconds are more than 0 and finite, and what is not is named."""
+    with pytest.raises(ValueError, match=f"RetryPolicy {name} must be more than 0 and finite"):
+        RetryPolicy(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["base", "cap", "max_elapsed"])
+@pytest.mark.parametrize("value", ["1", True, [1]])
+def test_seconds_of_the_wrong_type(name: str, value: Any) -> None:
+    """What is no number is named with its type."""
+    with pytest.raises(TypeError, match=f"RetryPolicy {name} .* not {type(value).__name__}"):
+        RetryPolicy(**{name: value})
+
+
+@pytest.mark.parametrize(("value", "error"), [(0, ValueError), (-1, ValueError), (1.0, TypeError), (True, TypeError)])
+def test_max_attempts(value: Any, error: type[Exception]) -> None:
+    """Attempts are counted from 1."""
+    with pytest.raises(error, match="RetryPolicy max_attempts must be"):
+        RetryPolicy(max_attempts=value)
+
+
+def test_cap_below_base() -> None:
+    """The cap is at least the base, or no attempt would have the base's pause."""
+    with pytest.raises(ValueError, match=r"RetryPolicy cap must be at least base \(3\), not 2"):
+        RetryPolicy(cap=2.0)
+    assert RetryPolicy(base=2, cap=2, max_attempts=1, max_elapsed=1) == RetryPolicy(
+        base=2.0, cap=2.0, max_attempts=1, max_elapsed=1.0
+    )

@@ -1,0 +1,53 @@
+"""The ledger counts every event once."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from atom_sansio import LossReason
+from atom_sansio._ledger import Ledger
+
+
+def ledger(max_events: int | None = 10) -> Ledger:
+    it = Ledger(max_bytes=100, max_events=max_events)
+    it.room_events -= 5
+    it.room_bytes -= 50
+    return it
+
+
+def test_pending() -> None:
+    """What was taken from the room is pending."""
+    assert (ledger().pending, ledger().pending_bytes) == (5, 50)
+    assert ledger(None).pending == 5
+    assert ledger(None).room_events == sys.maxsize - 5
+
+
+def test_outcomes() -> None:
+    """An outcome makes room, and is counted as what it is."""
+    it = ledger()
+    it.settle_delivered(2, 20)
+    it.settle_lost(1, 10, LossReason.EXPIRED)
+    it.settle_lost(1, 10, LossReason.EXPIRED)
+    assert (it.pending, it.pending_bytes, it.delivered) == (1, 10, 2)
+    assert it.lost_by_reason() == {LossReason.EXPIRED: 2}
+    assert (it.room_events, it.room_bytes) == (9, 90)
+
+
+def test_lost_at_once() -> None:
+    """What was never pending takes no room when it is lost."""
+    it = ledger()
+    it.count_lost(1, LossReason.BACKLOG_FULL)
+    assert (it.pending, it.pending_bytes) == (5, 50)
+    assert it.lost_by_reason() == {LossReason.BACKLOG_FULL: 1}
+
+
+def test_a_copy() -> None:
+    """What was read stays as it was, and cannot be written."""
+    it = ledger()
+    before = it.lost_by_reason()
+    it.count_lost(1, LossReason.STOPPED)
+    assert before == {}
+    with pytest.raises(TypeError):
+        before[LossReason.STOPPED] = 1  # type: ignore[index]

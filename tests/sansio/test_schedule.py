@@ -1,0 +1,184 @@
+"""Whose turn it is, when, and how lanes are found."""
+
+from __future__ import annotations
+
+from atom_sansio import AuthKey, LaneInput, LaneState
+from atom_sansio._lane import Lane
+from atom_sansio._schedule import Ages, Schedule
+
+OLD, NEW = AuthKey("old"), AuthKey("new")
+
+
+def lane(stream: str = "s", key: AuthKey | None = None, *, pinned: bool = False, events: int = 1) -> Lane:
+    return Lane(stream, key, pinned=pinned, lines=bytearray(b"1\n" * events), events=events)
+
+
+def test_found() -> None:
+    """A lane is found by stream and key while it holds events; without a key only if it is for such events."""
+    schedule = Schedule()
+    plain, pinned = lane(key=OLD), lane(key=NEW, pinned=True)
+    for it in (plain, pinned):
+        schedule.add(it)
+    assert schedule.find("s", OLD) is plain
+    assert schedule.find("s", NEW) is pinned
+    assert schedule.by_stream == {"s": plain}
+    assert (len(schedule), list(schedule), plain in schedule) == (2, [plain, pinned], True)
+    schedule.remove(plain)
+    assert (schedule.find("s", OLD), schedule.by_stream, plain in schedule) == (None, {}, False)
+    pinned.pinned = False
+    schedule.unpin(pinned)
+    assert schedule.by_stream == {"s": pinned}
+    schedule.unpin(plain)
+    assert schedule.by_stream == {"s": pinned}, "a lane that holds nothing is not found"
+
+
+def test_another_key() -> None:
+    """With another key a lane is found under that, and two lanes of one key go on side by side."""
+    schedule = Schedule()
+    plain, pinned = lane(key=OLD), lane(key=NEW, pinned=True)
+    schedule.add(pinned)
+    schedule.add(plain)
+    schedule.rekey(plain, NEW)
+    assert plain.key == NEW
+    assert schedule.find("s", OLD) is None
+    assert schedule.find("s", NEW) is pinned
+    assert schedule.by_stream == {"s": plain}
+    schedule.remove(plain)
+    assert schedule.find("s", NEW) is pinned
+    schedule.remove(pinned)
+    assert len(schedule) == 0
+
+
+def test_turns() -> None:
+    """Ready lanes have their turns in order; one that was emptied meanwhile has none."""
+    schedule = Schedule()
+    lanes = [lane(str(n)) for n in range(3)]
+    for it in lanes:
+        schedule.add(it)
+        schedule.make_ready(it)
+        assert it.state is LaneState.READY
+    schedule.remove(lanes[0])
+    assert schedule.peek() is lanes[1]
+    assert schedule.take() is lanes[1]
+    assert schedule.take() is lanes[2]
+    assert schedule.take() is None
+    assert schedule.peek() is None
+
+
+def test_a_lane_that_has_not_failed_goes_first() -> None:
+    """As a probe an untried lane is taken before those that failed, wherever it stands; else the first."""
+    schedule = Schedule()
+    failed, gone, fresh = lane("a"), lane("b"), lane("c")
+    failed.attempt = 2
+    for it in (failed, gone, fresh):
+        schedule.add(it)
+        schedule.make_ready(it)
+    schedule.remove(gone)
+    assert schedule.take_unfailed() is fresh
+    assert schedule.take_unfailed() is failed
+    assert schedule.take_unfailed() is None
+
+
+def test_timers() -> None:
+    """A lane is ready at the very time it was armed for, once, and a later arming replaces the earlier."""
+    schedule = Schedule()
+    early, late = lane("a", events=3), lane("b")
+    for it, when in ((late, 2.0), (early, 1.0), (late, 3.0)):
+        schedule.add(it)
+        schedule.arm(it, when)
+    assert schedule.next_timer() == 1.0
+    schedule.fire_timers(0.999)
+    assert schedule.peek() is None
+    schedule.fire_timers(1.0)
+    assert schedule.take() is early
+    assert early.due == 3, "all that had come by then is due"
+    assert schedule.next_timer() == 3.0
+    schedule.fire_timers(2.5)
+    assert schedule.peek() is None
+    schedule.fire_timers(3.0)
+    assert schedule.take() is late
+    assert schedule.next_timer() is None
+
+
+def test_a_timer_after_a_failure() -> None:
+    """The end of a pause makes ready but makes nothing due that only waits."""
+    schedule = Schedule()
+    it = lane(events=2)
+    it.state = LaneState.BACKING_OFF
+    schedule.add(it)
+    schedule.arm(it, 1.0)
+    schedule.fire_timers(1.0)
+    assert (it.state, it.due) == (LaneState.READY, 0)
+
+
+def test_making_ready_disarms() -> None:
+    """What is ready already is not made ready again by its timer."""
+    schedule = Schedule()
+    it = lane()
+    schedule.add(it)
+    schedule.arm(it, 1.0)
+    schedule.make_ready(it)
+    schedule.fire_timers(1.0)
+    assert schedule.take() is it
+    assert schedule.take() is None
+    it.state = LaneState.PARKED
+    schedule.make_ready(it, LaneInput.NEW_KEY)
+    assert schedule.take() is it
+
+
+def test_timers_of_the_past_are_cleared_out() -> None:
+    """However often lanes come and go before their time, what is kept is in proportion to the lanes there are."""
+    schedule = Schedule()
+    stays = lane("stays")
+    schedule.add(stays)
+    schedule.arm(stays, 5000.0)
+    for n in range(1000):
+        it = lane()
+        schedule.add(it)
+        schedule.arm(it, 3600.0 + n)
+        schedule.arm(it, 3600.0)
+        schedule.make_ready(it)
+        schedule.take()
+        schedule.remove(it)
+    assert len(schedule._timers) < 100
+    schedule.fire_timers(4999.0)
+    assert schedule.peek() is None
+    assert schedule.next_timer() == 5000.0
+
+
+def test_oldest() -> None:
+    """The lane that began to wait first, while it waits."""
+    ages = Ages()
+    assert ages.oldest() is None
+    first, second = lane("a"), lane("b")
+    for now, it in enumerate((first, second)):
+        it.since = now
+        ages.add(it)
+    assert ages.oldest() is first
+    first.events = 0
+    assert ages.oldest() is second
+    first.events, first.since = 1, 2.0
+    ages.add(first)
+    assert ages.oldest() is second
+    second.events = 0
+    assert ages.oldest() is first
+
+
+def test_ages_of_the_past_are_cleared_out() -> None:
+    """However often lanes begin to wait, what is kept is in proportion to those that wait."""
+    ages = Ages()
+    waiting = [lane(str(n)) for n in range(3)]
+    for n, it in enumerate(waiting):
+        it.since = float(n)
+        ages.add(it)
+    for n in range(1000):
+        it = lane("comes and goes")
+        it.since = 10.0 + n
+        ages.add(it)
+        ages.add(waiting[0])
+        it.events = 0
+    assert len(ages._heap) < 200
+    for it in waiting:
+        assert ages.oldest() is it
+        it.events = 0
+    assert ages.oldest() is None
