@@ -20,7 +20,8 @@ class RetryPolicy:
     cap: float = 1800.0
     """Seconds; no drawn delay is longer.  At least ``base``."""
     max_attempts: int | None = None
-    """Sends of one batch before it is given up; None for no limit.  At least 1."""
+    """Failed sends of one batch after which it is given up; None for no limit.  At least 1.  An immediate
+    resend over a stale connection and one after a changed key do not count."""
     max_elapsed: float | None = None
     """Seconds since the first send of a batch after which it is given up; None for no limit.  More than 0."""
 

@@ -18,7 +18,8 @@ import orjson
 from ._errors import EventError, EventTypeError
 
 _dumps = orjson.dumps
-_NEWLINE: Final = orjson.OPT_APPEND_NEWLINE
+# A dataclass goes the slow way: quickly written it would show cached properties and other such attributes.
+_NEWLINE: Final = orjson.OPT_APPEND_NEWLINE | orjson.OPT_PASSTHROUGH_DATACLASS
 
 MAX_DEPTH: Final = 250
 """Levels of nesting that an event may have; orjson stops at 254."""

@@ -1,12 +1,16 @@
-"""The events of one (stream, key) pair, waiting in order in one byte buffer.
+"""The events of one (stream, key) pair, waiting in order as bytes.
 
 A kept ``bytes`` from orjson pins a page of 4 KiB, an event object costs hundreds of bytes; appended to a
 bytearray an event costs its text and one byte.  The byte is a line break: JSON text has none of its own,
 so the buffer needs no index of where events begin.
+
+Where many events wait they are kept in segments of a batch each.  One buffer for all would be moved in memory
+again and again while it grows at its end and is cut at its front.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 
 from ._flush import Flush, FlushShare
@@ -19,15 +23,37 @@ _SAMPLE = 4096
 
 
 @dataclass(slots=True, eq=False)
+class Segment:
+    """Some waiting events."""
+
+    lines: bytearray = field(default_factory=bytearray, repr=False)
+    """Encoded, a line each."""
+    events: int = 0
+    since: float = 0.0
+    """None of them is older than this."""
+
+    def cut(self, size: int, events: int) -> bytes:
+        """Cut off the first *events* lines, which have *size* bytes."""
+        lines = bytes(memoryview(self.lines)[:size])
+        del self.lines[:size]
+        self.events -= events
+        return lines
+
+
+@dataclass(slots=True, eq=False)
 class Batch:
     """Some events of one lane that are sent, retried and settled together."""
 
     batch_id: str
-    lines: bytes
-    """The encoded events, a line each; ``body`` is a function of these and the lane's key alone."""
+    lines: bytes = field(repr=False)
+    """The encoded events, a line each; the body is a function of these and the lane's key alone."""
     events: int
     attempts: int = 0
-    first_sent: float = 0.0
+    """How many times its events were sent, in this batch or in one that it was split off."""
+    failures: int = 0
+    """How many times the batch itself came to no answer or was told to come again."""
+    first_sent: float | None = None
+    """When the batch itself was first sent."""
     stale_retry: bool = False
     """Whether a stale connection has already been forgiven since the last answer."""
 
@@ -43,18 +69,16 @@ class Lane:
     sure_size: int = 0
     """Bytes of an encoded event that surely fits into a request, however much escaping adds."""
     state: LaneState = LaneState.FILLING
-    lines: bytearray = field(default_factory=bytearray, repr=False)
-    """Events that are in no batch yet."""
-    events: int = 0
-    """How many ``lines`` holds."""
+    open: Segment = field(default_factory=Segment)
+    """Where the next event goes."""
+    closed: deque[Segment] = field(default_factory=deque)
+    """What waits before ``open``, each of them enough for a batch."""
     due: int = 0
-    """How many of these are to be sent without waiting for a full batch."""
-    since: float = 0.0
-    """No event in ``lines`` is older than this."""
+    """How many of the waiting events are to be sent without waiting for a full batch."""
     timer: float | None = None
     """When the lane asks to be looked at again, if it does."""
     batches: list[Batch] = field(default_factory=list, repr=False)
-    """Sent or split before and to be sent before ``lines``; the last one first."""
+    """Sent or split before, and to be sent before what waits; the last one first."""
     attempt: int = 0
     """Failures in a row; what the pause grows with."""
     flushes: list[FlushShare] = field(default_factory=list, repr=False)
@@ -65,14 +89,29 @@ class Lane:
         self.state = advance(LANE_TRANSITIONS, self.state, input_)
 
     @property
-    def pending(self) -> int:
-        """Events of this lane without an outcome."""
-        return self.events + sum(batch.events for batch in self.batches)
+    def front(self) -> Segment:
+        """What waits and is next to be sent."""
+        return self.closed[0] if self.closed else self.open
+
+    @property
+    def waiting(self) -> int:
+        """Events that are in no batch yet."""
+        return sum(segment.events for segment in self.closed) + self.open.events
+
+    @property
+    def batched(self) -> int:
+        """Events that are in a batch, in flight or not."""
+        return sum(batch.events for batch in self.batches)
 
     @property
     def empty(self) -> bool:
         """Whether it holds nothing at all."""
-        return not self.events and not self.batches
+        return not self.open.events and not self.closed and not self.batches
+
+    def close_segment(self) -> None:
+        """What is open makes a full batch; go on in another."""
+        self.closed.append(self.open)
+        self.open = Segment()
 
     def body(self, lines: bytes, escaped: bytes | None = None) -> bytes:
         """The request body for *lines*; the same lines and key make the same bytes at any time."""
@@ -90,23 +129,33 @@ class Lane:
 
         At least one event is taken, even if it alone is too large.
         """
+        front = self.front
         size, events, escaped = _longest_fit(
-            self.lines,
-            self.events,
-            max_events=max_events,
-            max_bytes=max_bytes - envelope_size(self.stream),
+            front.lines, front.events, max_events=max_events, max_bytes=max_bytes - envelope_size(self.stream)
         )
-        lines = bytes(memoryview(self.lines)[:size])
-        del self.lines[:size]
-        self.events -= events
+        lines = front.cut(size, events)
         self.due = max(0, self.due - events)
-        batch = Batch(batch_id, lines, events)
-        return batch, self.body(lines, escaped)
+        if self.closed and front.events < max_events and len(front.lines) < max_bytes:
+            self._join_rest()
+        return Batch(batch_id, lines, events), self.body(lines, escaped)
+
+    def _join_rest(self) -> None:
+        """What is left of the first closed segment is no full batch: put it before the next segment."""
+        rest = self.closed.popleft()
+        if not rest.events:
+            return
+        after = self.front
+        rest.lines += after.lines
+        rest.events += after.events
+        if self.closed:
+            self.closed[0] = rest
+        else:
+            self.open = rest
 
     def join_flush(self, flush: Flush) -> None:
         """Let *flush* follow all that is pending here; shares that nobody waits for any more are dropped."""
         self.flushes = [share for share in self.flushes if share.left and share.wanted]
-        self.flushes.append(FlushShare(flush, self.pending))
+        self.flushes.append(FlushShare(flush, self.batched + self.waiting))
 
     def settle_flushes(self, events: int, *, after: int = 0, delivered: bool) -> None:
         """The lane's next *events* after the *after* oldest have their outcome."""
@@ -115,11 +164,11 @@ class Lane:
 
     def cut_oldest(self) -> bytes:
         """Cut the oldest waiting event off."""
-        size = self.lines.index(b"\n") + 1
-        line = bytes(memoryview(self.lines)[:size])
-        del self.lines[:size]
-        self.events -= 1
+        front = self.front
+        line = front.cut(front.lines.index(b"\n") + 1, 1)
         self.due = max(0, self.due - 1)
+        if self.closed and not front.events:
+            self.closed.popleft()
         return line
 
 
@@ -127,9 +176,8 @@ def split(batch: Batch) -> tuple[Batch, Batch]:
     """Two halves of a batch of at least two events, with ids made from its own."""
     middle = batch.events // 2
     cut = _nth_line(batch.lines, middle, batch.events)
-    first = Batch(f"{batch.batch_id}.1", batch.lines[:cut], middle, batch.attempts, batch.first_sent)
-    rest = batch.events - middle
-    second = Batch(f"{batch.batch_id}.2", batch.lines[cut:], rest, batch.attempts, batch.first_sent)
+    first = Batch(f"{batch.batch_id}.1", batch.lines[:cut], middle, batch.attempts)
+    second = Batch(f"{batch.batch_id}.2", batch.lines[cut:], batch.events - middle, batch.attempts)
     return first, second
 
 

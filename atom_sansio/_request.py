@@ -16,7 +16,7 @@ import orjson
 
 from ._encode import encode_event
 from ._endpoint import Endpoint
-from ._errors import EventTooLarge
+from ._errors import EventError, EventTooLarge
 from ._messages import Request
 from ._sign import AuthKey
 
@@ -101,6 +101,8 @@ def event_request(
     if method.upper() not in ("GET", "POST"):
         raise ValueError(f"method must be GET or POST, not {method!r}")
     line = encode_event(event)
+    if isinstance(event, str) and not event:
+        raise EventError("event is an empty str, which a request for one event cannot carry")
     text = event.encode() if isinstance(event, str) else line[:-1]
     body = envelope_head(stream) + escape(text) + envelope_tail(text, key, bulk=False)
     target = f"{endpoint.path}/"

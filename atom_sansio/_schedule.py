@@ -99,7 +99,7 @@ class Schedule:
             when, _, lane = heappop(self._timers)
             if lane.timer == when:
                 if lane.state is LaneState.FILLING:
-                    lane.due = lane.events
+                    lane.due = lane.waiting
                 self.make_ready(lane)
 
     def next_timer(self) -> float | None:
@@ -137,12 +137,12 @@ class Ages:
         self._order = count()
 
     def add(self, lane: Lane) -> None:
-        """The lane has got its first waiting event, at ``lane.since``."""
+        """A segment of the lane has got its first event, at ``lane.open.since``."""
         if len(self._heap) > self._limit:
             self._heap = list({entry[2]: entry for entry in self._heap if _waits(entry)}.values())
             heapify(self._heap)
             self._limit = 2 * len(self._heap) + _SLACK
-        heappush(self._heap, (lane.since, next(self._order), lane))
+        heappush(self._heap, (lane.open.since, next(self._order), lane))
 
     def oldest(self) -> Lane | None:
         """The lane whose waiting events began to wait first, or None when none wait.
@@ -158,4 +158,4 @@ class Ages:
 
 def _waits(entry: tuple[float, int, Lane]) -> bool:
     since, _, lane = entry
-    return lane.events > 0 and lane.since == since
+    return lane.front.events > 0 and lane.front.since == since

@@ -21,7 +21,7 @@ from ._breaker import Breaker
 from ._encode import encode_event
 from ._errors import BacklogFull, ConnectionFailed, EventTooLarge, LocalError, RemoteError, TrackerClosed
 from ._flush import Flush
-from ._lane import Batch, Lane, split
+from ._lane import Batch, Lane, Segment, split
 from ._ledger import Ledger
 from ._messages import Command, Loss, LossReason, Reply, ReportLoss, ReportParked, SendRequest, Statistics
 from ._options import OnFull, Options
@@ -41,7 +41,6 @@ from ._verdict import Verdict, retry_after, verdict, words
 _MIN_LEARNED_BYTES: Final = 1024
 """A collector that refuses bodies for their size is not sent smaller ones than this on its word."""
 
-_FILLING: Final = LaneState.FILLING  # one look-up less for each event
 _NO_ROOM: Final = "the pending budget has no room"
 _UNSENT: Final = "not sent when the tracker stopped"
 _UNCONFIRMED: Final = "sent, but not confirmed when the tracker stopped"
@@ -129,6 +128,7 @@ class TrackerCore:
         For drivers: encoding may run code of the caller's, which must not happen under their lock.
         """
         if self._busy:
+            _check_key(auth_key)
             self._interrupting.append((check_stream(stream), line, auth_key, now))
             return True  # the interrupted call, which takes it up, does not say so
         self._busy = True
@@ -148,15 +148,15 @@ class TrackerCore:
                         return True
             ledger.room_bytes -= size
             ledger.room_events -= 1
-            lines = lane.lines
+            segment = lane.open
+            lines = segment.lines
             lines += line
-            lane.events = events = lane.events + 1
+            segment.events = events = segment.events + 1
             if events == 1:
                 return self._begin_to_wait(lane, now) or dropped
-            if lane.state is _FILLING and (events >= self._max_events or len(lines) >= self._max_bytes):
-                self._schedule.make_ready(lane)
-                return True
-            return dropped
+            if events < self._max_events and len(lines) < self._max_bytes:
+                return dropped
+            return self._close_segment(lane) or dropped
         finally:
             self._busy = False
             if self._interrupting:
@@ -188,9 +188,9 @@ class TrackerCore:
                     batch = lane.batches.pop()
                     message = _UNCONFIRMED if batch.attempts else _UNSENT
                     self._lose(lane, batch, LossReason.STOPPED, None, message, now)
-                if lane.events:
-                    waiting = Batch("", bytes(lane.lines), lane.events)
-                    self._lose(lane, waiting, LossReason.STOPPED, None, _UNSENT, now)
+                if lane.waiting:
+                    lines = b"".join(segment.lines for segment in (*lane.closed, lane.open))
+                    self._lose(lane, Batch("", lines, lane.waiting), LossReason.STOPPED, None, _UNSENT, now)
                 self._schedule.remove(lane)
 
     def set_auth_key(self, stream: str, auth_key: AuthKey, *, now: float) -> None:
@@ -199,6 +199,9 @@ class TrackerCore:
         Events that came with a key of their own keep it, unless that key is the one that was refused.
         """
         check_stream(stream)
+        if auth_key is None:
+            raise TypeError("auth_key must be an AuthKey, not None")
+        _check_key(auth_key)
         with self._turn:
             self._keys[stream] = auth_key
             for lane in self._schedule:
@@ -353,6 +356,7 @@ class TrackerCore:
         if self._state is not TrackerState.OPEN:
             raise TrackerClosed("the tracker was stopped and takes no more events")
         check_stream(stream)
+        _check_key(auth_key)
         key = auth_key or self._keys.get(stream, self._options.auth_key)
         lane = self._schedule.find(stream, key)
         if lane is None:
@@ -380,7 +384,7 @@ class TrackerCore:
         while self._ages and (victim := self._ages.oldest()):
             oldest = victim.cut_oldest()
             self._ledger.settle_lost(1, len(oldest), LossReason.BACKLOG_FULL)
-            victim.settle_flushes(1, after=victim.pending - victim.events, delivered=False)
+            victim.settle_flushes(1, after=victim.batched, delivered=False)
             self._report_loss(victim.stream, Batch("", oldest, 1), LossReason.BACKLOG_FULL, None, _NO_ROOM, now)
             if victim.empty and victim is not lane:
                 self._schedule.remove(victim)
@@ -394,16 +398,15 @@ class TrackerCore:
         return False
 
     def _begin_to_wait(self, lane: Lane, now: float) -> bool:
-        """The lane got its first waiting event; return whether something is to be done sooner than before."""
-        lane.since = now
+        """A segment of the lane got its first event; return whether something is to be done sooner than before."""
+        lane.open.since = now
         if self._ages is not None:
             self._ages.add(lane)
-        if lane.state is not _FILLING:
+        if lane.state is not LaneState.FILLING:
             return False
         self._schedule.add(lane)
-        if self._holds_full_batch(lane):
-            self._schedule.make_ready(lane)
-            return True
+        if self._is_full(lane.open):
+            return self._close_segment(lane)
         deadline = now + self._options.flush_interval
         self._schedule.arm(lane, deadline)
         if self._told_deadline is None or deadline < self._told_deadline:
@@ -411,9 +414,17 @@ class TrackerCore:
             return True
         return False
 
-    def _holds_full_batch(self, lane: Lane) -> bool:
+    def _close_segment(self, lane: Lane) -> bool:
+        """The lane got another full batch; return whether it may be sent now and could not before."""
+        lane.close_segment()
+        if lane.state is not LaneState.FILLING:
+            return False
+        self._schedule.make_ready(lane)
+        return True
+
+    def _is_full(self, segment: Segment) -> bool:
         # Escaping never shortens: with as many bytes as a body may have, not everything fits into one.
-        return lane.events >= self._max_events or len(lane.lines) >= self._max_bytes
+        return segment.events >= self._max_events or len(segment.lines) >= self._max_bytes
 
     # -- sending --------------------------------------------------------------------------------------
 
@@ -432,8 +443,9 @@ class TrackerCore:
             body = lane.body(batch.lines)
         else:
             batch, body = lane.take(next(self._ids), max_events=self._max_events, max_bytes=self._max_bytes)
-            batch.first_sent = now
             lane.batches.append(batch)
+        if batch.first_sent is None:
+            batch.first_sent = now
         batch.attempts += 1
         self._in_flight[batch.batch_id] = (lane, batch, lane.key)
         self._requests += 1
@@ -452,29 +464,33 @@ class TrackerCore:
         lane.batches.extend(reversed(halves))
         lane.attempt = 0
         lane.fire(LaneInput.SETTLED)
-        if lane.batches or lane.due or self._holds_full_batch(lane):
+        if lane.batches or lane.due or lane.closed or self._is_full(lane.open):
             self._schedule.make_ready(lane)
-        elif lane.events:
+        elif lane.open.events:
             # What is left came after `since`; to take that for its age is early at worst, once an interval.
-            self._schedule.arm(lane, lane.since + self._options.flush_interval)
+            self._schedule.arm(lane, lane.open.since + self._options.flush_interval)
         else:
             self._schedule.remove(lane)
 
     def _fail(
         self, lane: Lane, status: int | None, message: str, at_least: float, now: float, unit: float
     ) -> None:
-        """Pause the lane, or give its batch up when the policy says so."""
+        """Pause the lane.  Its batch goes again after that, unless the policy says to give it up."""
         self._failures += 1
         lane.attempt += 1
         batch = lane.batches[-1]
+        batch.failures += 1
         policy = self._options.retry
-        out_of_attempts = policy.max_attempts is not None and batch.attempts >= policy.max_attempts
-        out_of_time = policy.max_elapsed is not None and now - batch.first_sent >= policy.max_elapsed
-        if out_of_attempts or out_of_time:
-            self._give_up(lane, LossReason.EXPIRED, status, message, now)
+        if (policy.max_attempts is not None and batch.failures >= policy.max_attempts) or (
+            policy.max_elapsed is not None and now - (batch.first_sent or 0.0) >= policy.max_elapsed
+        ):
+            # The pause holds all the same: the next batch would meet the same trouble.
+            self._lose(lane, lane.batches.pop(), LossReason.EXPIRED, status, message, now)
+        lane.fire(LaneInput.FAILED)
+        if lane.empty:
+            self._schedule.remove(lane)
             return
         pause = backoff(lane.attempt, base=policy.base, cap=policy.cap, unit=unit)
-        lane.fire(LaneInput.FAILED)
         self._schedule.arm(lane, now + max(pause, at_least))
 
     def _park(self, lane: Lane, refused: AuthKey | None, reply: Reply) -> None:
@@ -522,8 +538,13 @@ class TrackerCore:
     def _flush(self) -> Flush:
         flush = Flush(self._ledger.pending)
         for lane in self._schedule:
-            lane.due = lane.events
+            lane.due = lane.waiting
             lane.join_flush(flush)
-            if lane.state is _FILLING:
+            if lane.state is LaneState.FILLING:
                 self._schedule.make_ready(lane)
         return flush
+
+
+def _check_key(auth_key: object) -> None:
+    if not (auth_key is None or isinstance(auth_key, AuthKey)):
+        raise TypeError(f"auth_key must be an AuthKey, not {type(auth_key).__name__}")

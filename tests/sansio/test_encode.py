@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import functools
 import json
 import math
 import uuid
@@ -207,3 +208,21 @@ def test_depth(bottom: int) -> None:
     for levels in (255, 100_000):
         with pytest.raises(EventError, match="event is nested deeper than 250 levels"):
             encode_event(nested(levels))
+
+
+def test_a_dataclass_is_its_fields() -> None:
+    """Other attributes of a dataclass, a cached property say, are no part of the event, whatever is beside it."""
+
+    @dataclass
+    class Point:
+        x: int
+        _private: int = 2
+
+        @functools.cached_property
+        def norm(self) -> int:
+            return abs(self.x)
+
+    point = Point(-1)
+    assert point.norm == 1
+    assert encode_event(point) == b'{"x":-1}\n'
+    assert encode_event([point, 2**70]) == b'[{"x":-1},1180591620717411303424]\n'

@@ -31,8 +31,8 @@ keys = st.sampled_from([None, AuthKey("k")])
 def lane_of(items: list[Any], stream: str = "s", key: AuthKey | None = None) -> Lane:
     lane = Lane(stream, key)
     for item in items:
-        lane.lines += encode_event(item)
-        lane.events += 1
+        lane.open.lines += encode_event(item)
+        lane.open.events += 1
     return lane
 
 
@@ -51,8 +51,8 @@ def test_the_longest_prefix_that_fits(
     batch, body = lane.take("b", max_events=max_events, max_bytes=max_bytes)
     taken = lines[: batch.events]
     assert batch.lines == b"".join(taken)
-    assert bytes(lane.lines) == b"".join(lines[batch.events :])
-    assert lane.events == len(lines) - batch.events
+    assert bytes(lane.open.lines) == b"".join(lines[batch.events :])
+    assert lane.waiting == len(lines) - batch.events
     assert body == body_of(taken, stream, key) == lane.body(batch.lines)
 
     signed = AuthKey("any")
@@ -67,7 +67,7 @@ def test_all_of_it(items: list[Any], max_bytes: int) -> None:
     """Batch by batch everything is taken, once and in order, and verifies."""
     lane = lane_of(items, key=AuthKey("k"))
     taken = b""
-    while lane.events:
+    while lane.waiting:
         batch, _ = lane.take("b", max_events=7, max_bytes=max_bytes)
         assert batch.events == batch.lines.count(b"\n")
         taken += batch.lines
@@ -83,7 +83,7 @@ def test_uneven(pattern: tuple[int, int], texts: tuple[str, str]) -> None:
     lines = [encode_event(item) for item in items]
     lane = lane_of(items)
     position = 0
-    while lane.events:
+    while lane.waiting:
         batch, _ = lane.take("b", max_events=2000, max_bytes=16384)
         upto = position + batch.events
         assert len(body_of(lines[position:upto], "s", AuthKey("k"))) <= 16384
@@ -98,7 +98,7 @@ def test_a_lone_event_that_is_too_large() -> None:
     for max_bytes in (1, 1024):
         lane = lane_of(["x" * 2000, "y"])
         batch, _ = lane.take("b", max_events=10, max_bytes=max_bytes)
-        assert (batch.events, lane.events) == (1, 1)
+        assert (batch.events, lane.waiting) == (1, 1)
 
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=80), st.data())
@@ -113,7 +113,7 @@ def test_nth_line(lengths: list[int], data: st.DataObject) -> None:
 def test_split(items: list[Any]) -> None:
     """Two halves that differ by one event at most, hold the same in order, and remember what had happened."""
     lines = [encode_event(item) for item in items]
-    whole = Batch("id", b"".join(lines), len(lines), attempts=3, first_sent=7.0)
+    whole = Batch("id", b"".join(lines), len(lines), attempts=3, failures=2, first_sent=7.0)
     first, second = split(whole)
     assert first.lines + second.lines == whole.lines
     assert first.lines == b"".join(lines[: first.events])
@@ -121,7 +121,7 @@ def test_split(items: list[Any]) -> None:
     assert first.events + second.events == whole.events
     assert {first.batch_id, second.batch_id} == {"id.1", "id.2"}
     for half in (first, second):
-        assert (half.attempts, half.first_sent, half.stale_retry) == (3, 7.0, False)
+        assert (half.attempts, half.failures, half.first_sent, half.stale_retry) == (3, 0, None, False)
 
 
 def test_due() -> None:
@@ -131,7 +131,7 @@ def test_due() -> None:
     lane.take("b", max_events=2, max_bytes=1024)
     assert lane.due == 1
     assert lane.cut_oldest() == b"3\n"
-    assert (lane.due, lane.events, bytes(lane.lines)) == (0, 1, b"4\n")
+    assert (lane.due, lane.waiting, bytes(lane.open.lines)) == (0, 1, b"4\n")
     lane.cut_oldest()
     assert (lane.due, lane.empty) == (0, True)
 
@@ -156,7 +156,7 @@ def test_flushes_that_nobody_holds() -> None:
 def test_a_batch_is_verified_by_a_collector() -> None:
     """The body's signature is over the very text of its data."""
     lane = lane_of(SHAPES, "поток", AuthKey("k"))
-    body = lane.body(bytes(lane.lines))
+    body = lane.body(bytes(lane.open.lines))
     assert b'"bulk":true}' in body
     collector = ModelCollector(["k"])
     assert collector.handle(bulk_request(Endpoint.parse("http://h"), body, "b")).status == 200

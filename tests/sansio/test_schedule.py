@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from atom_sansio import AuthKey, LaneInput, LaneState
-from atom_sansio._lane import Lane
+from atom_sansio._lane import Lane, Segment
 from atom_sansio._schedule import Ages, Schedule
 
 OLD, NEW = AuthKey("old"), AuthKey("new")
 
 
 def lane(stream: str = "s", key: AuthKey | None = None, *, pinned: bool = False, events: int = 1) -> Lane:
-    return Lane(stream, key, pinned=pinned, lines=bytearray(b"1\n" * events), events=events)
+    return Lane(stream, key, pinned=pinned, open=Segment(bytearray(b"1\n" * events), events))
 
 
 def test_found() -> None:
@@ -152,15 +152,15 @@ def test_oldest() -> None:
     assert ages.oldest() is None
     first, second = lane("a"), lane("b")
     for now, it in enumerate((first, second)):
-        it.since = now
+        it.open.since = now
         ages.add(it)
     assert ages.oldest() is first
-    first.events = 0
+    first.open.events = 0
     assert ages.oldest() is second
-    first.events, first.since = 1, 2.0
+    first.open.events, first.open.since = 1, 2.0
     ages.add(first)
     assert ages.oldest() is second
-    second.events = 0
+    second.open.events = 0
     assert ages.oldest() is first
 
 
@@ -169,16 +169,16 @@ def test_ages_of_the_past_are_cleared_out() -> None:
     ages = Ages()
     waiting = [lane(str(n)) for n in range(3)]
     for n, it in enumerate(waiting):
-        it.since = float(n)
+        it.open.since = float(n)
         ages.add(it)
     for n in range(1000):
         it = lane("comes and goes")
-        it.since = 10.0 + n
+        it.open.since = 10.0 + n
         ages.add(it)
         ages.add(waiting[0])
-        it.events = 0
+        it.open.events = 0
     assert len(ages._heap) < 200
     for it in waiting:
         assert ages.oldest() is it
-        it.events = 0
+        it.open.events = 0
     assert ages.oldest() is None

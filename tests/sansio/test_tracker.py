@@ -307,7 +307,55 @@ class TestLanes:
             t.track(1, "\x01" * 512)
 
 
+    def test_a_long_queue(self) -> None:
+        """However much waits, full batches leave in order, and nothing is left behind or moved to the front."""
+        t = Tracker(max_batch_bytes=2048, max_batch_events=30)
+        tracked = [("x" * (n % 97), n)[n % 2] for n in range(3000)]
+        for event in tracked:
+            t.track(event)
+        t.flush()
+        arrived: list[Any] = []
+        sizes: list[int] = []
+        while commands := t.sent():
+            (command,) = commands
+            arrived += events(command)
+            sizes.append(command.events)
+            t.answer(command)
+        assert arrived == tracked
+        assert max(sizes) <= 30
+        assert sorted(sizes)[len(sizes) // 10] > 20, "all but a few are full"
+        assert t.core.statistics().lanes == 0
+
+    def test_a_queue_behind_a_smaller_limit(self) -> None:
+        """What waits in full batches is cut anew when the collector turns out to take smaller ones."""
+        t = Tracker(max_batch_bytes=8192)
+        tracked = [str(n) * 50 for n in range(600)]
+        for event in tracked:
+            t.track(event)
+        t.answer(t.send(), 413)
+        arrived: list[Any] = []
+        while commands := t.sent():
+            (command,) = commands
+            assert len(command.request.body) <= 8192 / 2 + 400
+            arrived += events(command)
+            t.answer(command)
+            t.flush()
+        assert arrived == tracked
+
+
 class TestKeys:
+    def test_only_keys(self) -> None:
+        """What is no AuthKey is refused by name, by whichever way it comes, and nothing is half done."""
+        t = Tracker()
+        for wrong in ("text", b"bytes", 7):
+            with pytest.raises(TypeError, match="auth_key must be an AuthKey, not "):
+                t.core.track("a", 1, wrong, now=0.0)  # type: ignore[arg-type]
+            with pytest.raises(TypeError, match="auth_key must be an AuthKey, not "):
+                t.core.set_auth_key("a", wrong, now=0.0)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="not None"):
+            t.core.set_auth_key("a", None, now=0.0)  # type: ignore[arg-type]
+        assert t.ledger() == (0, 0, 0, 0)
+
     def refused(self, **options: Any) -> tuple[Tracker, SendRequest]:
         t = Tracker(max_batch_events=1, **{"auth_key": "default", **options})
         t.track(1)
@@ -488,6 +536,35 @@ class TestFailures:
         )
         assert isinstance(following, SendRequest)
         assert events(following) == ["y"]
+
+    def test_a_pause_outlives_its_batch(self) -> None:
+        """The batch after one that was given up waits for as long, at least as the server asked, and grows on."""
+        t = Tracker(max_batch_events=1, retry=RetryPolicy(max_attempts=1))
+        for text in "xyz":
+            t.track(text)
+        t.answer(t.send(), 503, retry_after="50")
+        assert [loss.events for loss in t.losses()] == [("x",)]
+        assert t.core.next_deadline() == 50.0
+        t.now = 50.0
+        t.fail(t.send(), unit=0.5)
+        assert [loss.events for loss in t.losses()] == [("y",)]
+        assert t.core.next_deadline() == 50.0 + 0.5 * 3.0 * 2**2
+
+    def test_halves_start_afresh(self) -> None:
+        """What a batch had failed with before it was split is not held against the innocent half."""
+        t = Tracker(max_batch_events=2, retry=RetryPolicy(max_attempts=2, max_elapsed=100.0))
+        t.track("x")
+        t.track("y")
+        t.answer(t.send(), 503, unit=0.0)
+        t.now = 99.0
+        t.answer(t.send(), 400)
+        for text in "xy":
+            command = t.send()
+            assert events(command) == [text]
+            t.now += 50.0
+            t.answer(command, 503, unit=0.0)
+            t.answer(t.send())
+        assert t.ledger() == (2, 2, 0, 0)
 
     def test_max_elapsed(self) -> None:
         """A batch is given up at the failure at which max_elapsed seconds have passed, not a moment before."""
