@@ -160,7 +160,8 @@ class _Query:
                 raise HTTPException(400, f"there is no parameter {name!r}, only {', '.join(names)}")
             if name in self._values:
                 raise HTTPException(400, f"{name} is given twice")
-            self._values[name] = value
+            if value:  # `stream=` asks for none in particular
+                self._values[name] = value
 
     def text(self, name: str) -> str | None:
         return self._values.get(name)
