@@ -32,6 +32,7 @@ class Connection:
         self._http = HttpConnection(origin)
         self._socket: socket.socket | None = None
         self._would_block: tuple[type[OSError], ...] = (BlockingIOError,)
+        self._buffered: Callable[[], int] = int  # bytes that TLS has read already; nothing without it
         self._written = False
         self._used_at = 0.0
 
@@ -46,7 +47,6 @@ class Connection:
             return True
         if monotonic() - self._used_at >= idle_timeout:
             return False
-        self._socket.settimeout(0)
         try:
             # Past SSLSocket.recv(), which cannot peek: any byte at all is one too many.
             socket.socket.recv(self._socket, 1, socket.MSG_PEEK)
@@ -71,8 +71,10 @@ class Connection:
             except OSError:
                 pass  # there may be a reply all the same; else reading fails too
             while (reply := self._http.next_reply()) is None:
-                self._socket.settimeout(_left(deadline))
-                self._http.receive_data(self._socket.recv(_READ))
+                if not self._buffered():
+                    _wait(self._socket, _READABLE, _left(deadline))
+                with suppress(*self._would_block):
+                    self._http.receive_data(self._socket.recv(_READ))
         except OSError as exc:
             if isinstance(exc, TimeoutError) and exc.errno is None:  # with one it is the kernel's verdict
                 raise RequestTimeout(f"{peer} did not reply in time") from exc
@@ -93,14 +95,13 @@ class Connection:
         closes at once, over TLS, its words may be lost: OpenSSL reads nothing after a failed write.)
         """
         view = memoryview(data)
-        sock.settimeout(0)
         while True:
             with suppress(*self._would_block):
                 view = view[sock.send(view) :]
             if not view:
                 self._written = True
                 return
-            _wait(sock, _left(deadline))
+            _wait(sock, _READABLE | _WRITABLE, _left(deadline))
             with suppress(*self._would_block):
                 self._http.receive_data(sock.recv(_READ))
                 return
@@ -121,6 +122,9 @@ class Connection:
                 )
                 sock.settimeout(_left(deadline))
                 sock.do_handshake()
+                self._buffered = sock.pending
+            # From here on it never blocks: to give it a timeout before each operation is a system call each.
+            sock.settimeout(0)
         except BaseException:
             sock.close()
             raise
@@ -134,13 +138,18 @@ def _left(deadline: float) -> float:
     return left
 
 
-def _wait(sock: socket.socket, timeout: float) -> None:
-    """Until *sock* can be read or written."""
+_READABLE: Final = 1
+_WRITABLE: Final = 2
+
+
+def _wait(sock: socket.socket, what: int, timeout: float) -> None:
+    """Until *sock* can be read or written, whichever of them *what* says, or *timeout* is over."""
     if sys.platform == "win32":  # pragma: no cover
-        select.select([sock], [sock], [], timeout)
+        select.select([sock] if what & _READABLE else [], [sock] if what & _WRITABLE else [], [], timeout)
     else:
         poll = select.poll()  # select() on Unix does not take descriptors above 1023
-        poll.register(sock, select.POLLIN | select.POLLOUT)
+        events = (select.POLLIN if what & _READABLE else 0) | (select.POLLOUT if what & _WRITABLE else 0)
+        poll.register(sock, events)
         poll.poll(timeout * 1000)
 
 

@@ -12,6 +12,7 @@ import time
 from collections import defaultdict
 
 from .loops import NEEDLE, SMALL, limit, limit_async, on, tasks, threads
+from .parts import show
 from .sink import Sink
 
 ROWS = {
@@ -55,10 +56,15 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=128_000, help="events a run (default 128000)")
     parser.add_argument("--batch", type=int, nargs="+", default=[64, 2000], help="events a batch (default 64 2000)")
     parser.add_argument("--only", default="", help="rows whose name holds this")
+    parser.add_argument("--parts", action="store_true", help="the parts one by one instead")
     parser.add_argument("--cpu", type=int, default=0, help="the one CPU for client and sink (default 0)")
     arguments = parser.parse_args()
     os.sched_setaffinity(0, {arguments.cpu})
     print(f"CPython {platform.python_version()}, {platform.machine()}, client and sink on one CPU\n")
+    if arguments.parts:
+        with Sink(NEEDLE) as sink:
+            show(sink)
+        return
     measure(arguments.rounds, arguments.events, arguments.batch, arguments.only)
 
 
