@@ -88,7 +88,11 @@ class Tracker:
     ) -> bool | None:
         with anyio.CancelScope(shield=True):
             await self.stop()
-        return await self._group.__aexit__(kind, error, where)
+        if isinstance(error, anyio.get_cancelled_exc_class()):
+            return await self._group.__aexit__(kind, error, where)
+        # The block's own error is none of the group's business, which would wrap it in another.
+        await self._group.__aexit__(None, None, None)
+        return None
 
     # -- what users call ------------------------------------------------------------------------------
 

@@ -104,6 +104,11 @@ class Lane:
         return sum(batch.events for batch in self.batches)
 
     @property
+    def pending(self) -> int:
+        """Events without an outcome."""
+        return self.batched + self.waiting
+
+    @property
     def empty(self) -> bool:
         """Whether it holds nothing at all."""
         return not self.open.events and not self.closed and not self.batches
@@ -155,7 +160,7 @@ class Lane:
     def join_flush(self, flush: Flush) -> None:
         """Let *flush* follow all that is pending here; shares that nobody waits for any more are dropped."""
         self.flushes = [share for share in self.flushes if share.left and share.wanted]
-        self.flushes.append(FlushShare(flush, self.batched + self.waiting))
+        self.flushes.append(FlushShare(flush, self.pending))
 
     def settle_flushes(self, events: int, *, after: int = 0, delivered: bool) -> None:
         """The lane's next *events* after the *after* oldest have their outcome."""

@@ -13,13 +13,13 @@ from ._clock import Clock
 
 
 def stop_on_signals(
-    stop: Callable[[], object], interrupted: Callable[[], bool], wait: Callable[[], None], clock: Clock
+    stop: Callable[[], object], interrupted: Callable[[], bool], clock: Clock
 ) -> Callable[[], None]:
     """Put a handler before those that are there; return what takes it away again.
 
     When it is called it puts those back, calls *stop*, and hands the signal on to them.  If *interrupted*
-    says that the signal came in the middle of a call that *stop* must not cut into, the signal is sent
-    again instead, when *wait*, in another thread, has waited for the end of that call.
+    says that the signal came in the middle of a call that *stop* must not cut into, a thread does so, which
+    can wait for the end of that call, and then sends the signal again.
 
     Raises:
         ValueError: not in the main thread; nothing was changed.
@@ -27,16 +27,17 @@ def stop_on_signals(
     previous: dict[int, Any] = {}
 
     def handle(signum: int, frame: FrameType | None) -> None:
-        def send_again() -> None:
-            wait()  # or the signal would interrupt the same call, and the next one too, without end
+        before = previous[signum]
+        signal.signal(signum, signal.SIG_DFL if before is None else before)
+
+        def stop_and_send_again() -> None:
+            stop()
             os.kill(os.getpid(), signum)
 
         if interrupted():
             with contextlib.suppress(RuntimeError):  # no thread can be started: the process ends anyway
-                clock.start(send_again, "atom-signal")
+                clock.start(stop_and_send_again, "atom-signal")
             return
-        before = previous[signum]
-        signal.signal(signum, signal.SIG_DFL if before is None else before)
         stop()
         if callable(before):
             before(signum, frame)

@@ -192,7 +192,7 @@ class Tracker:
         Raises:
             ValueError: not in the main thread.
         """
-        stop_on_signals(self.stop, self._interrupted, self._wait_for_calls, self._clock)
+        stop_on_signals(self.stop, self._interrupted, self._clock)
 
     def __enter__(self) -> Self:
         return self
@@ -288,18 +288,9 @@ class Tracker:
     # -- signals, fork, exit --------------------------------------------------------------------------
 
     def _interrupted(self) -> bool:
-        """Whether a signal handler that asks this has interrupted a call of the core in its own thread."""
-        if not self._lock.acquire(blocking=False):
-            return False
-        try:
-            return self._core.busy
-        finally:
-            self._lock.release()
-
-    def _wait_for_calls(self) -> None:
-        """Wait until a call that is under way in another thread is over."""
-        with self._lock:
-            pass
+        """Whether a signal handler that asks this has interrupted a call of its own thread."""
+        # Anywhere under the lock: between finding no room and waiting for some a stop() would go unheard.
+        return self._lock._is_owned()  # type: ignore[attr-defined, no-any-return]  # as threading.Condition asks
 
     def _begin_in_child(self) -> None:
         self._begin()

@@ -340,7 +340,7 @@ class Machine(RuleBasedStateMachine):
         assert statistics.accepted == sum(map(len, self.accepted.values()))
         assert statistics.accepted == delivered + lost + statistics.pending
         assert delivered == self.delivered.total()
-        held = sum(lane.batched + lane.waiting for lane in self.core._schedule)
+        held = sum(lane.pending for lane in self.core._schedule)
         assert held == statistics.pending
         assert (held == 0) == (statistics.pending_bytes == 0)
 
