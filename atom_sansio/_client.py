@@ -37,9 +37,7 @@ class ClientCore:
     def put_event(self, stream: str, event: object, *, method: str, auth_key: AuthKey | None) -> Request:
         """See :func:`~atom_sansio._request.event_request`."""
         key = self._key(stream, auth_key)
-        return event_request(
-            self._options.endpoint, stream, event, key, method=method, event_id=next(self._ids)
-        )
+        return event_request(self._options.endpoint, stream, event, key, method=method, event_id=next(self._ids))
 
     def put_events(self, stream: str, events: Iterable[object], *, auth_key: AuthKey | None) -> Request:
         """See :func:`~atom_sansio._request.events_request`."""

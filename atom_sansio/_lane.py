@@ -186,9 +186,7 @@ def split(batch: Batch) -> tuple[Batch, Batch]:
     return first, second
 
 
-def _longest_fit(
-    lines: bytearray, events: int, *, max_events: int, max_bytes: int
-) -> tuple[int, int, bytes]:
+def _longest_fit(lines: bytearray, events: int, *, max_events: int, max_bytes: int) -> tuple[int, int, bytes]:
     """The longest prefix of whole lines that fits: its bytes, its events, and its escaped text.
 
     Escaping is the dearest part of a body and its length is what counts, so it is the measure: as much as

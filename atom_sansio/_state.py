@@ -100,9 +100,7 @@ _State = TypeVar("_State", TrackerState, LaneState)
 _Input = TypeVar("_Input", TrackerInput, LaneInput)
 
 
-def advance(
-    transitions: Mapping[tuple[_State, _Input], _State], state: _State, input_: _Input
-) -> _State:
+def advance(transitions: Mapping[tuple[_State, _Input], _State], state: _State, input_: _Input) -> _State:
     """The state after *input_*.
 
     Raises:

@@ -472,9 +472,7 @@ class TrackerCore:
         else:
             self._schedule.remove(lane)
 
-    def _fail(
-        self, lane: Lane, status: int | None, message: str, at_least: float, now: float, unit: float
-    ) -> None:
+    def _fail(self, lane: Lane, status: int | None, message: str, at_least: float, now: float, unit: float) -> None:
         """Pause the lane.  Its batch goes again after that, unless the policy says to give it up."""
         self._failures += 1
         lane.attempt += 1
@@ -508,9 +506,7 @@ class TrackerCore:
         self._lose(lane, lane.batches[-1], reason, status, message, now)
         self._finish(lane)
 
-    def _lose(
-        self, lane: Lane, batch: Batch, reason: LossReason, status: int | None, message: str, now: float
-    ) -> None:
+    def _lose(self, lane: Lane, batch: Batch, reason: LossReason, status: int | None, message: str, now: float) -> None:
         """The events of *batch* are lost."""
         self._ledger.settle_lost(batch.events, len(batch.lines), reason)
         lane.settle_flushes(batch.events, delivered=False)

@@ -59,9 +59,7 @@ class Client:
         key = None if auth_key is None else AuthKey.of(auth_key)
         return self._send(self._core.put_event(stream, event, method=method, auth_key=key))
 
-    def put_events(
-        self, stream: str, events: Iterable[object], *, auth_key: str | AuthKey | None = None
-    ) -> Response:
+    def put_events(self, stream: str, events: Iterable[object], *, auth_key: str | AuthKey | None = None) -> Response:
         """Send a batch in one request; strings stay strings, values stay values.
 
         Args:

@@ -12,9 +12,7 @@ from typing import Any
 from ._clock import Clock
 
 
-def stop_on_signals(
-    stop: Callable[[], object], interrupted: Callable[[], bool], clock: Clock
-) -> Callable[[], None]:
+def stop_on_signals(stop: Callable[[], object], interrupted: Callable[[], bool], clock: Clock) -> Callable[[], None]:
     """Put a handler before those that are there; return what takes it away again.
 
     When it is called it puts those back, calls *stop*, and hands the signal on to them.  If *interrupted*

@@ -8,8 +8,9 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 import click
 import orjson
@@ -153,9 +154,10 @@ class _Job:
 @contextmanager
 def _open(file: Path) -> Iterator[IO[bytes]]:
     """The lines of *file*, or of standard input; unpacked if it begins as gzip does."""
-    with click.open_file(str(file), "rb") as source:  # standard input stays open
+    with click.open_file(str(file), "rb") as opened:  # standard input stays open
+        source = cast(BufferedReader, opened)
         if source.peek(2)[:2] == b"\x1f\x8b":
             with gzip.open(source) as unpacked:
-                yield unpacked
+                yield cast("IO[bytes]", unpacked)
         else:
             yield source

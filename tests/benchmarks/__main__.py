@@ -47,7 +47,9 @@ def measure(rounds: int, count: int, batches: list[int], only: str) -> None:
         for batch in batches:
             ours, least = cpu[name, "ours", batch], cpu[name, "limit", batch]
             ratio = statistics.median(a / b for a, b in zip(ours, least, strict=True))
-            print(f"| {name} | {batch} | {statistics.median(ours):.3f} | {statistics.median(least):.3f} | {ratio:.2f} |")
+            print(
+                f"| {name} | {batch} | {statistics.median(ours):.3f} | {statistics.median(least):.3f} | {ratio:.2f} |"
+            )
 
 
 def main() -> None:

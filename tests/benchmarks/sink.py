@@ -30,7 +30,9 @@ class Sink:
         self.port = int(self._process.stdout.readline())
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
         self._process.communicate()
         self._folder.cleanup()
 

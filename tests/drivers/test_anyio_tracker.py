@@ -457,9 +457,7 @@ class TestLife:
         async def main() -> None:
             for on_full in ("block", "raise"):
                 transport = MemoryTransport()
-                async with Tracker(
-                    ENDPOINT, transport=transport, max_pending_events=1, on_full=on_full
-                ) as tracker:
+                async with Tracker(ENDPOINT, transport=transport, max_pending_events=1, on_full=on_full) as tracker:
                     await tracker.track("a", 1)
                     with pytest.raises(BacklogFull):
                         tracker.track_nowait("a", 2)

@@ -265,9 +265,7 @@ def run_trio(scenario: Scenario) -> Outcome:
     options = {"clock": trio.testing.MockClock(autojump_threshold=0), "instruments": [counter]}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(atom_anyio._tracker, "random", draws_from(scenario))
-        return anyio.run(
-            run_program, scenario, lambda: counter.turns, backend="trio", backend_options=options
-        )
+        return anyio.run(run_program, scenario, lambda: counter.turns, backend="trio", backend_options=options)
 
 
 # -- the driver of the documentation ------------------------------------------------------------------------

@@ -192,9 +192,7 @@ class TestInterruptions:
             n += 1
             transport = MemoryTransport()
             losses: list[Loss] = []
-            tracker = make_tracker(
-                FrozenClock(), transport=transport, max_batch_events=3, on_loss=losses.append
-            )
+            tracker = make_tracker(FrozenClock(), transport=transport, max_batch_events=3, on_loss=losses.append)
             tracker.track("a", 1)
             accepted = []
 
@@ -408,8 +406,15 @@ class TestLife:
 
     @pytest.mark.parametrize("method", ["flush", "stop"])
     @pytest.mark.parametrize(
-        ("timeout", "error"), [(-1, ValueError), (float("nan"), ValueError), (float("inf"), ValueError),
-                               ("1", TypeError), (None, TypeError), (True, TypeError)]
+        ("timeout", "error"),
+        [
+            (-1, ValueError),
+            (float("nan"), ValueError),
+            (float("inf"), ValueError),
+            ("1", TypeError),
+            (None, TypeError),
+            (True, TypeError),
+        ],
     )
     def test_bad_timeout(self, method: str, timeout: Any, error: type[Exception]) -> None:
         """A timeout that is none is refused, and nothing has been done."""
@@ -747,9 +752,9 @@ class TestSignalledProcess:
             sys.exit(5)
 
         signum = getattr(signal, sys.argv[2])
-        handler = {"default": signal.SIG_DFL, "ignore": signal.SIG_IGN, "python": previous, "own": None}[sys.argv[1]]
-        if handler is not None:
-            signal.signal(signum, handler)
+        own = signal.default_int_handler  # which is not there in a process that was started in the background
+        handlers = {"default": signal.SIG_DFL, "ignore": signal.SIG_IGN, "python": previous, "own": own}
+        signal.signal(signum, handlers[sys.argv[1]])
         tracker = Tracker("http://c.example", transport=Printing())
         tracker.handle_signals()
         tracker.track("s", 1)

@@ -245,9 +245,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
 
 @contextmanager
-def interrupting(
-    n: int, action: Callable[[], None], *, package: str = "atom_sync"
-) -> Iterator[Callable[[], int]]:
+def interrupting(n: int, action: Callable[[], None], *, package: str = "atom_sync") -> Iterator[Callable[[], int]]:
     """Call *action* at the n-th call or return in the code of *package* and the core; gives their number."""
     count = 0
     over = False

@@ -667,6 +667,19 @@ def test_storage_that_raises(bench: MakeBench, caplog: pytest.LogCaptureFixture)
     assert "get_event raised ValueError" in caplog.text
 
 
+def test_storage_that_always_raises(bench: MakeBench) -> None:
+    """A storage that is out of order is asked once in each interval, and stop() ends in time."""
+    storage = Failing()
+    storage.get = [ValueError("mine")] * 1000
+    b = bench(event_backlog=storage, batch_size=1)
+    b.tracker.track("s", {"id": 1})
+    b.clock.sleep(95)
+    assert len(storage.get) == 990
+    b.tracker.stop()
+    assert b.clock.now() <= 100
+    assert len(storage.events["s"]) == 1
+
+
 def test_storage_that_loses_events(bench: MakeBench, caplog: pytest.LogCaptureFixture) -> None:
     """A storage that gives nothing back is reported, once, and later events go on."""
     storage = Failing()

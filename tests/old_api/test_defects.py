@@ -512,6 +512,7 @@ def test_defect_24_raising_callback_kills_the_worker(bench: MakeBench, error: ty
 
 def test_defect_25_callback_runs_under_the_lock(bench: MakeBench) -> None:
     """A callback may track, flush and stop."""
+
     def callback(unix_time: float, code: int, message: str, data: object, stream: str) -> None:
         calls.append(data)
         if len(calls) == 1:

@@ -306,7 +306,6 @@ class TestLanes:
         with pytest.raises(EventTooLarge, match=r"event needs a request of \d+ bytes; max_batch_bytes allows 1024"):
             t.track(1, "\x01" * 512)
 
-
     def test_a_long_queue(self) -> None:
         """However much waits, full batches leave in order, and nothing is left behind or moved to the front."""
         t = Tracker(max_batch_bytes=2048, max_batch_events=30)

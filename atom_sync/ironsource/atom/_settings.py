@@ -9,9 +9,7 @@ from typing import TypeVar
 _T = TypeVar("_T", int, float)
 
 
-def read_number(
-    logger: logging.Logger, name: str, value: object, default: _T, *, low: float, high: float = inf
-) -> _T:
+def read_number(logger: logging.Logger, name: str, value: object, default: _T, *, low: float, high: float = inf) -> _T:
     """*value* if it is from *low* to *high*, else *default*; whole if *default* is an ``int``."""
     wanted = int if isinstance(default, int) else (int, float)
     if not isinstance(value, bool) and isinstance(value, wanted) and low <= value <= high:

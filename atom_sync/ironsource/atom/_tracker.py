@@ -142,10 +142,6 @@ class OldTracker(Tracker):
         self._wake()
         super()._track_when_there_is_room(stream, line, key)
 
-    def _interrupted(self) -> bool:
-        # Anywhere under the lock, for between finding no room and waiting for some a stop() would go unheard.
-        return self._lock._is_owned()  # type: ignore[attr-defined, no-any-return]  # as threading.Condition asks
-
     def catch_signals(self) -> Callable[[], None]:
         """:meth:`Tracker.handle_signals`; return what takes the handlers away again."""
         return stop_on_signals(self.stop, self._interrupted, self._clock)
