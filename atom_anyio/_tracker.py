@@ -182,7 +182,7 @@ class Tracker:
         for scope in self._scopes:
             scope.cancel()
         self._notify_progress()
-        while (report := self._pull()) is not None:
+        while (report := self._pull()[0]) is not None:
             await self._perform(report)
         with anyio.CancelScope(deadline=until):
             await self._reporter.wait()
@@ -219,15 +219,14 @@ class Tracker:
         while (command := await self._next_command()) is not None:
             await self._perform(command)
 
-    def _pull(self) -> Command | None:
+    def _pull(self) -> tuple[Command | None, float | None]:
         with self._lock:
-            return self._entered.next_command(now=self._loop.now())
+            return self._entered.next_command(now=self._loop.now()), self._entered.next_deadline()
 
     async def _next_command(self) -> Command | None:
         core = self._entered
         while True:
-            command = self._pull()
-            deadline = core.next_deadline()
+            command, deadline = self._pull()
             if command is not None or core.closed:
                 break
             work = anyio.Event()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol
@@ -74,6 +75,7 @@ class SocketTransport:
         self._max_idle = max_idle
         self._idle_timeout = idle_timeout
         self._closed = False
+        self._process = os.getpid()
         self._lock = threading.Lock()
         self._idle: list[Connection] = []  # the one used last is the last
         self._busy: set[Connection] = set()
@@ -100,6 +102,7 @@ class SocketTransport:
 
         Descriptors are closed without a word to the peer: the connections live on in the parent.
         """
+        self._process = os.getpid()
         self._lock = threading.Lock()  # a thread that does not exist here may have held it
         inherited = [*self._idle, *self._busy]
         self._idle = []
@@ -110,6 +113,8 @@ class SocketTransport:
     def _acquire(self, origin: Origin) -> Connection:
         from ._connection import Connection  # and with it h11 and socket: not before they are needed
 
+        if self._process != os.getpid():  # two processes on one connection would read each other's replies
+            self.reset_after_fork()
         while True:
             with self._lock:
                 if self._closed:

@@ -33,4 +33,5 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         if round(reached, 2) < floor:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
             if reporter is not None:
+                reporter.ensure_newline()
                 reporter.write_line(f"coverage of {package} is {reached:.2f} %, must be {floor:g} %", red=True)

@@ -13,10 +13,10 @@ from xml.etree import ElementTree
 
 import pytest
 from core_tables import option_range, verdicts
-from ironsource.atom.ironsource_atom_tracker import IronSourceAtomTracker
 from state_diagram import draw
 
 from atom_sansio import LANE_TRANSITIONS, TRACKER_TRANSITIONS, Options, Verdict, verdict
+from ironsource.atom.ironsource_atom_tracker import IronSourceAtomTracker
 
 PAGES = Path(__file__).parents[2] / "docs"
 SVG = "{http://www.w3.org/2000/svg}"

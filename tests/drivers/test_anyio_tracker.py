@@ -24,12 +24,13 @@ import pytest
 import trio
 import trio.testing
 from test_sync_tracker import CANARY
-from virtual import PATIENCE, VirtualTimeLoop, interrupting
+from virtual import CORE_CALLS, PATIENCE, Guarded, VirtualTimeLoop, interrupting
 
 from atom_anyio import MemoryTransport, Tracker
 from atom_sansio import (
     AuthKey,
     BacklogFull,
+    ConnectionFailed,
     EventError,
     FlushResult,
     LocalError,
@@ -551,6 +552,33 @@ class TestOtherThreads:
 
         transport: Any = MemoryTransport()
         run(main)
+
+    def test_core_is_locked(self, run_virtually: Any) -> None:
+        """No call reaches the core without the lock: it is not thread-safe by itself."""
+
+        class Hanging(MemoryTransport):
+            async def send(self, request: Request, *, timeout: float) -> Reply:
+                if b'"hang"' in request.body:
+                    await anyio.sleep(timeout)
+                return await super().send(request, timeout=timeout)
+
+        async def main() -> None:
+            transport = Hanging([ConnectionFailed("gone"), 500, 401, 400])
+            tracker = Tracker(ENDPOINT, transport=transport, max_batch_events=1)
+            async with tracker:
+                core: Any = Guarded(tracker._core, tracker._lock)
+                tracker._core = core
+                for event in range(3):
+                    await tracker.track("a", event)
+                await tracker.flush(60)
+                tracker.set_auth_key("a", "k")
+                assert (await tracker.flush()).lost == 1
+                tracker.track_nowait("hang", 1)
+                assert (await tracker.stop()).lost == 1
+                assert tracker.statistics().delivered == 2
+            assert core.calls == CORE_CALLS
+
+        run_virtually(main)
 
     def test_wakes_the_loop(self, run: Any) -> None:
         """An event from another thread is sent though the loop was asleep."""

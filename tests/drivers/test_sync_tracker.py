@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from virtual import PATIENCE, VirtualClock, interrupting
+from virtual import CORE_CALLS, PATIENCE, Guarded, VirtualClock, interrupting
 
 from atom_sansio import (
     AuthKey,
     BacklogFull,
+    ConnectionFailed,
     EventError,
     FlushResult,
     Loss,
@@ -125,6 +126,30 @@ class TestThreads:
             assert tracker.stop() == FlushResult(delivered=0, lost=0, pending=0)
             clock.sleep(1)
             assert clock.others == []
+
+    def test_core_is_locked(self) -> None:
+        """No call reaches the core without the lock: it is not thread-safe by itself."""
+
+        class Hanging(MemoryTransport):
+            def send(self, request: Request, *, timeout: float) -> Reply:
+                if b'"hang"' in request.body:
+                    clock.sleep(timeout)
+                return super().send(request, timeout=timeout)
+
+        transport = Hanging([ConnectionFailed("gone"), 500, 401, 400])
+        with VirtualClock() as clock:
+            tracker = make_tracker(clock, transport=transport, max_batch_events=1, on_loss=lambda loss: None)
+            core: Any = Guarded(tracker._core, tracker._lock)
+            tracker._core = core
+            for event in range(3):
+                tracker.track("a", event)
+            tracker.flush(60)
+            tracker.set_auth_key("a", "k")
+            assert tracker.flush().lost == 1
+            tracker.track("hang", 1)
+            assert tracker.stop().lost == 1
+            assert tracker.statistics().delivered == 2
+        assert core.calls == CORE_CALLS
 
     def test_threads_end(self) -> None:
         """After stop() there is none of the tracker's threads."""

@@ -508,7 +508,7 @@ class TestFork:
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
     @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
     def test_fork(self, serve, make_request, trusting, server_context) -> None:
-        """Parent and child go on after a fork, each on connections of its own."""
+        """Parent and child go on after a fork, each on connections of its own, without anybody's help."""
         server = serve(lambda peer, _: peer.serve(), server_context())
         transport = SocketTransport(ssl_context=trusting)
         transport.send(make_request(server), timeout=10)
@@ -516,7 +516,6 @@ class TestFork:
         if pid == 0:
             status = 1
             try:
-                transport.reset_after_fork()
                 transport.send(make_request(server), timeout=10)
                 transport.close()
                 status = 0

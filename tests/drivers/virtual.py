@@ -267,3 +267,34 @@ def interrupting(n: int, action: Callable[[], None], *, package: str = "atom_syn
         sys.setprofile(None)
         threading.setprofile(None)  # of threads to come only
         over = True
+
+
+CORE_CALLS = {
+    "track_line",
+    "flush",
+    "close",
+    "abandon",
+    "next_command",
+    "next_deadline",
+    "response_received",
+    "send_failed",
+    "set_auth_key",
+    "statistics",
+}
+"""What drivers call of the core."""
+
+
+class Guarded:
+    """A core that notices when a driver calls it without its lock."""
+
+    def __init__(self, core: Any, lock: Any) -> None:
+        self._core = core
+        self._lock = lock
+        self.calls: set[str] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._core, name)
+        if callable(value):
+            assert self._lock._is_owned(), f"{name}() is called without the lock"
+            self.calls.add(name)
+        return value

@@ -12,10 +12,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from ironsource.atom.ironsource_atom_tracker import IronSourceAtomTracker
-
 from atom_sansio import Reply, Request, RequestTimeout
 from atom_sync import MemoryTransport
+from ironsource.atom.ironsource_atom_tracker import IronSourceAtomTracker
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "drivers"))
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 from benches import Bench, ModelCollector, VirtualClock
-from ironsource.atom.ironsource_atom import IronSourceAtom
 
 from atom_sync import MemoryTransport
+from ironsource.atom.ironsource_atom import IronSourceAtom
 
 
 @pytest.fixture

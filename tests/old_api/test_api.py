@@ -19,6 +19,10 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from benches import KEY, Bench, VirtualClock
+
+from atom_anyio.collector import Collector
+from atom_sansio import ConnectionFailed, Reply, Request
+from atom_sync import SocketTransport
 from ironsource.atom import atom_logger, config
 from ironsource.atom._callback import read_callback
 from ironsource.atom._debug import DebugTransport
@@ -30,10 +34,6 @@ from ironsource.atom.ironsource_atom import IronSourceAtom
 from ironsource.atom.ironsource_atom_tracker import IronSourceAtomTracker
 from ironsource.atom.queue_event_storage import QueueEventStorage
 from ironsource.atom.response import Response
-
-from atom_anyio.collector import Collector
-from atom_sansio import ConnectionFailed, Reply, Request
-from atom_sync import SocketTransport
 
 MakeBench = Callable[..., Bench]
 MakeLow = Callable[..., Any]

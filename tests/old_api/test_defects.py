@@ -23,13 +23,13 @@ from typing import Any
 
 import pytest
 from benches import KEY, Bench, ModelCollector, VirtualClock
+
+from atom_sansio import ConnectionFailed, EventTooLarge, Reply, Request, RequestTimeout
+from atom_sync._clock import Clock
 from ironsource.atom.event import Event
 from ironsource.atom.ironsource_atom import IronSourceAtom
 from ironsource.atom.ironsource_atom_tracker import IronSourceAtomTracker
 from ironsource.atom.queue_event_storage import QueueEventStorage
-
-from atom_sansio import ConnectionFailed, EventTooLarge, Reply, Request, RequestTimeout
-from atom_sync._clock import Clock
 
 MakeBench = Callable[..., Bench]
 MakeLow = Callable[..., Any]

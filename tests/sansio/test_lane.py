@@ -75,7 +75,7 @@ def test_all_of_it(items: list[Any], max_bytes: int) -> None:
     assert lane.empty
 
 
-@pytest.mark.parametrize("pattern", [(5, 4000), (4000, 5), (1, 1), (300, 2)])
+@pytest.mark.parametrize("pattern", [(5, 4000), (4000, 5), (1, 1), (300, 2), (1000, 4000)])
 @pytest.mark.parametrize("texts", [("plain", '"' * 5), ('"' * 60, "plain" * 20), ("é", "\\" * 99)])
 def test_uneven(pattern: tuple[int, int], texts: tuple[str, str]) -> None:
     """Where the start of the buffer misleads about the rest, batches are exact all the same."""
