@@ -7,7 +7,7 @@ import pkgutil
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from atom_sansio import AuthKey, ClientCore, ConnectionFailed, Options, RemoteError, Request, Response
+from atom_sansio import CLIENT_OPTIONS, AuthKey, ClientCore, ConnectionFailed, Options, RemoteError, Request, Response
 
 from ._transport import StreamTransport, Transport
 
@@ -34,7 +34,9 @@ class Client:
     """
 
     def __init__(self, endpoint: str | None = None, **options: Unpack[ClientOptions]) -> None:
-        self._options = Options.read({"endpoint": endpoint, **options}, os.environ, pkgutil.resolve_name)
+        self._options = Options.read(
+            {"endpoint": endpoint, **options}, os.environ, pkgutil.resolve_name, only=CLIENT_OPTIONS
+        )
         transport = StreamTransport if self._options.transport is None else self._options.transport
         self._transport: Transport = transport() if callable(transport) else transport
         self._core = ClientCore(self._options, source=os.urandom(16).hex())

@@ -15,6 +15,9 @@ from atom_sansio import Loss, ReportLoss, ReportParked
 
 logger = logging.getLogger("atom")
 
+MAX_HELD = 16 * 1024 * 1024
+"""Bytes of lost events that wait to be told.  A callback that is slower than losses come must not fill memory."""
+
 
 class Reporter:
     """Calls ``on_loss`` one report at a time, in a task of its own that exists only while there are any.
@@ -29,10 +32,16 @@ class Reporter:
         self._waiting: deque[ReportLoss | ReportParked] = deque()
         self._scope: anyio.CancelScope | None = None
         self._all_told = anyio.Event()
+        self._held = 0
+        self._untold = 0
         self._logged: set[object] = set()
 
     def put(self, report: ReportLoss | ReportParked) -> None:
         """Have *report* told soon."""
+        if self._held + _size(report) > MAX_HELD:
+            self._untold += 1
+            return
+        self._held += _size(report)
         self._waiting.append(report)
         if self._scope is None:
             self._scope = anyio.CancelScope(shield=True)
@@ -52,19 +61,26 @@ class Reporter:
     async def _run(self, scope: anyio.CancelScope) -> None:
         with scope:
             while self._waiting:
+                report = self._waiting.popleft()
                 try:
-                    await self._tell(self._waiting.popleft())
+                    await self._tell(report)
                 except Exception as error:  # whatever the callback does stays its own affair
                     self._log_once(type(error), f"on_loss raised {type(error).__name__}", error)
+                self._held -= _size(report)
+            untold, self._untold = self._untold, 0
+            if untold:
+                logger.error(
+                    "on_loss is slower than losses come: it was not told of %d, which statistics() counts", untold
+                )
         self._scope = None
         self._all_told.set()
 
     async def _tell(self, report: ReportLoss | ReportParked) -> None:
         if isinstance(report, ReportParked):
-            logger.error(
-                "the collector refuses the key of stream %r (status %d); its events wait for set_auth_key()",
-                report.stream,
-                report.status,
+            self._log_once(
+                ("parked", report.status),
+                f"the collector refuses the key of stream {report.stream!r} (status {report.status}); its events wait"
+                " for set_auth_key(); further streams whose key is refused are not logged, statistics() counts them",
             )
         elif self._on_loss is None:
             loss = report.loss
@@ -82,3 +98,7 @@ class Reporter:
         if cause not in self._logged:
             self._logged.add(cause)
             logger.error(message, exc_info=error)
+
+
+def _size(report: ReportLoss | ReportParked) -> int:
+    return len(report.loss.lines) if isinstance(report, ReportLoss) else 0

@@ -9,7 +9,7 @@ import random
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint_if_cancelled
@@ -112,8 +112,12 @@ class Tracker:
         line = encode_event(event)
         key = None if auth_key is None else AuthKey.of(auth_key)
         with self._lock:
-            if self._entered.track_line(stream, line, key, now=self._loop.now()):
-                self._loop.call_soon(self._wake)
+            try:
+                if self._entered.track_line(stream, line, key, now=self._loop.now()):
+                    self._loop.call_soon(self._look_again)
+            except BacklogFull:
+                self._loop.call_soon(self._wake)  # what waits may be sent now, full batch or not
+                raise
 
     async def track(self, stream: str, event: object, *, auth_key: str | AuthKey | None = None) -> None:
         """:meth:`track_nowait`, but wait while the backlog is full and ``on_full`` is ``block``.
@@ -248,25 +252,33 @@ class Tracker:
         if not isinstance(command, SendRequest):
             self._reporter.put(command)
             return
-        outcome: Reply | RemoteError
+        outcome: object
         try:
-            outcome = await self._transport.send(command.request, timeout=command.timeout)
+            given: Any = await self._transport.send(command.request, timeout=command.timeout)
+            outcome = given
         except RemoteError as error:
             outcome = error
         except Exception as error:  # a transport of the user's may raise anything
             outcome = ConnectionFailed(f"the transport raised {type(error).__name__}: {error}")
+        if not isinstance(outcome, (Reply, RemoteError)):
+            outcome = ConnectionFailed(f"the transport gave a {type(outcome).__name__} for a Reply")
         now, unit = self._loop.now(), random.random()  # noqa: S311 - spreads retries, keeps no secret
         with self._lock:
-            if isinstance(outcome, RemoteError):
-                self._entered.send_failed(command.batch_id, outcome, now=now, unit=unit)
-            else:
+            if isinstance(outcome, Reply):
                 self._entered.response_received(command.batch_id, outcome, now=now, unit=unit)
+            else:
+                self._entered.send_failed(command.batch_id, outcome, now=now, unit=unit)
         self._notify_progress()
 
     def _wake(self) -> None:
         """Have an idle sender look for work.  The loop may call this outside of any task."""
         if self._idle:
             self._idle.popleft().set()
+
+    def _look_again(self) -> None:
+        """Something was accepted, and an older event may have been dropped for it."""
+        self._wake()
+        self._notify_progress()
 
     def _start_sender(self) -> None:
         self._senders += 1

@@ -5,7 +5,7 @@ environment.  Drivers do (``atom_sync``, ``atom_anyio``, or one of your own) and
 """
 
 from ._backoff import RetryPolicy, backoff
-from ._client import ClientCore, ClientOptions
+from ._client import CLIENT_OPTIONS, ClientCore, ClientOptions
 from ._elements import element_texts
 from ._encode import encode_event
 from ._endpoint import Endpoint
@@ -57,6 +57,7 @@ from ._verdict import Verdict, retry_after, verdict
 from ._verify import Keyring
 
 __all__ = [
+    "CLIENT_OPTIONS",
     "JSON",
     "LANE_TRANSITIONS",
     "SDK_VERSION",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from itertools import count
-from typing import Any, TypedDict
+from typing import Any, Final, TypedDict
 
 from ._messages import Reply, Request, Response
 from ._options import Options
@@ -20,6 +20,10 @@ class ClientOptions(TypedDict, total=False):
     auth_keys: Mapping[str, str | bytes | AuthKey]
     request_timeout: float
     transport: Any
+
+
+CLIENT_OPTIONS: Final = ("endpoint", *ClientOptions.__annotations__)
+"""Names of the options that a ``Client`` has."""
 
 
 class ClientCore:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from sys import float_info
@@ -89,18 +89,19 @@ class Options:
         arguments: Mapping[str, Any],
         environ: Mapping[str, str],
         resolve: Callable[[str], Any],
+        only: Collection[str] | None = None,
     ) -> Options:
         """Options from *arguments*, then from ``ATOM_<OPTION>`` in *environ*, then the defaults.
 
         *resolve* turns ``package.module:name`` into what it names: how the environment spells
-        ``on_loss`` and ``transport``.
+        ``on_loss`` and ``transport``.  If *only* is given, there are no other options than these.
 
         Raises:
             TypeError: an option that does not exist, or a value of the wrong type.
             ValueError: a value out of its range, or an environment variable that cannot be read.
                 Messages name the option and its range; a key is never repeated.
         """
-        known = [f.name for f in fields(cls)]
+        known = [f.name for f in fields(cls) if only is None or f.name in only]
         for name in arguments:
             if name not in known:
                 raise TypeError(f"there is no option {name!r}; options are {', '.join(known)}")
@@ -112,7 +113,7 @@ class Options:
             elif name in arguments and name not in ("endpoint", *_NOT_NONE):
                 values[name] = None
             elif environ.get(variable):
-                values[name] = _CHECKS[name](variable, _parse(name, variable, environ[variable], resolve))
+                values[name] = _from_environment(name, variable, environ[variable], resolve)
         if "endpoint" not in values:
             raise ValueError("endpoint must be given, or the environment variable ATOM_ENDPOINT set")
         options = cls(**values)
@@ -136,6 +137,16 @@ _NOT_NONE: Final = (
     "retry",
 )
 """Options for which None means the environment or the default, not None itself."""
+
+
+def _from_environment(name: str, variable: str, text: str, resolve: Callable[[str], Any]) -> Any:
+    value = _parse(name, variable, text, resolve)
+    if value is None and name not in _NOT_NONE:
+        return None
+    try:
+        return _CHECKS[name](variable, value)
+    except TypeError as error:  # of a kind that this text cannot have
+        raise ValueError(str(error)) from None
 
 
 def _parse(name: str, variable: str, text: str, resolve: Callable[[str], Any]) -> Any:

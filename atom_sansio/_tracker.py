@@ -104,6 +104,7 @@ class TrackerCore:
         self._requests = 0
         self._failures = 0
         self._told_deadline: float | None = None
+        self._some_fill = False  # whether a lane may be FILLING
         self._busy = False
         self._turn = _Turn(self)
         self._interrupting: deque[tuple[str, bytes, AuthKey | None, float]] = deque()
@@ -392,10 +393,20 @@ class TrackerCore:
                 return True
         if lane.empty and lane in self._schedule:
             self._schedule.remove(lane)
+        self._send_what_waits()
         if self._options.on_full in (OnFull.BLOCK, OnFull.RAISE):
             raise BacklogFull(f"{_NO_ROOM}: {ledger.pending} events, {ledger.pending_bytes} bytes are pending")
         self._lose_at_once(lane.stream, line, LossReason.BACKLOG_FULL, _NO_ROOM, now)
         return False
+
+    def _send_what_waits(self) -> None:
+        """Let every lane send without waiting for more, since more has no room."""
+        if self._some_fill:
+            self._some_fill = False
+            for lane in self._schedule:
+                if lane.state is LaneState.FILLING:
+                    lane.due = lane.waiting
+                    self._schedule.make_ready(lane)
 
     def _begin_to_wait(self, lane: Lane, now: float) -> bool:
         """A segment of the lane got its first event; return whether something is to be done sooner than before."""
@@ -408,6 +419,7 @@ class TrackerCore:
         if self._is_full(lane.open):
             return self._close_segment(lane)
         deadline = now + self._options.flush_interval
+        self._some_fill = True
         self._schedule.arm(lane, deadline)
         if self._told_deadline is None or deadline < self._told_deadline:
             self._told_deadline = deadline
@@ -467,6 +479,7 @@ class TrackerCore:
         if lane.batches or lane.due or lane.closed or self._is_full(lane.open):
             self._schedule.make_ready(lane)
         elif lane.open.events:
+            self._some_fill = True
             # What is left came after `since`; to take that for its age is early at worst, once an interval.
             self._schedule.arm(lane, lane.open.since + self._options.flush_interval)
         else:

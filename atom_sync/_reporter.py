@@ -13,6 +13,9 @@ from ._clock import Clock
 
 logger = logging.getLogger("atom")
 
+MAX_HELD = 16 * 1024 * 1024
+"""Bytes of lost events that wait to be told.  A callback that is slower than losses come must not fill memory."""
+
 
 class Reporter:
     """Calls ``on_loss`` one report at a time, in a thread of its own that exists only while there are any.
@@ -27,11 +30,17 @@ class Reporter:
         self._waiting: deque[ReportLoss | ReportParked] = deque()
         self._changed = threading.Condition()
         self._running = False
+        self._held = 0
+        self._untold = 0
         self._logged: set[object] = set()
 
     def put(self, report: ReportLoss | ReportParked) -> None:
         """Have *report* told soon.  Where no thread can be started any more, it is told at once."""
         with self._changed:
+            if self._held + _size(report) > MAX_HELD:
+                self._untold += 1
+                return
+            self._held += _size(report)
             self._waiting.append(report)
             if self._running:
                 return
@@ -48,24 +57,31 @@ class Reporter:
                 self._clock.wait(self._changed, until)
 
     def _run(self) -> None:
-        while True:
-            with self._changed:
-                if not self._waiting:
-                    self._running = False
-                    self._clock.notify_all(self._changed)
-                    return
-                report = self._waiting.popleft()
+        while (report := self._next()) is not None:
             try:
                 self._tell(report)
             except BaseException as error:  # whatever the callback does stays its own affair
                 self._log_once(type(error), f"on_loss raised {type(error).__name__}", error)
+            with self._changed:
+                self._held -= _size(report)
+
+    def _next(self) -> ReportLoss | ReportParked | None:
+        with self._changed:
+            if self._waiting:
+                return self._waiting.popleft()
+            untold, self._untold = self._untold, 0
+            self._running = False
+            self._clock.notify_all(self._changed)
+        if untold:
+            logger.error("on_loss is slower than losses come: it was not told of %d, which statistics() counts", untold)
+        return None
 
     def _tell(self, report: ReportLoss | ReportParked) -> None:
         if isinstance(report, ReportParked):
-            logger.error(
-                "the collector refuses the key of stream %r (status %d); its events wait for set_auth_key()",
-                report.stream,
-                report.status,
+            self._log_once(
+                ("parked", report.status),
+                f"the collector refuses the key of stream {report.stream!r} (status {report.status}); its events wait"
+                " for set_auth_key(); further streams whose key is refused are not logged, statistics() counts them",
             )
         elif self._on_loss is not None:
             self._on_loss(report.loss)
@@ -81,3 +97,7 @@ class Reporter:
         if cause not in self._logged:
             self._logged.add(cause)
             logger.error(message, exc_info=error)
+
+
+def _size(report: ReportLoss | ReportParked) -> int:
+    return len(report.loss.lines) if isinstance(report, ReportLoss) else 0

@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import os
 import pkgutil
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -73,8 +74,6 @@ class Tracker:
         transport = SocketTransport if options.transport is None else options.transport
         self._transport = transport() if callable(transport) else transport
         self._begin()
-        if not _live:
-            atexit.register(_stop_all)
         _live.add(self)
 
     def _begin(self) -> None:
@@ -84,6 +83,7 @@ class Tracker:
         self._work = threading.Condition(self._lock)  # senders wait for it
         self._progress = threading.Condition(self._lock)  # flush, stop and a blocked track wait for it
         self._senders = self._idle = 0
+        self._sender_threads: set[int] = set()
         self._woken = False
         self._reporter = Reporter(self._options.on_loss, self._clock)
         self._core = self._new_core()
@@ -105,7 +105,8 @@ class Tracker:
 
         Raises:
             EventError: the event cannot be sent; nothing was accepted.
-            BacklogFull: there is no room, and waiting is not asked for or took ``block_timeout``.
+            BacklogFull: there is no room, and waiting is not asked for, took ``block_timeout``, or would be
+                for the calling thread itself, which is one of the tracker's own.
             TrackerClosed: after :meth:`stop`.
         """
         line = encode_event(event)
@@ -114,8 +115,13 @@ class Tracker:
             try:
                 if self._core.track_line(stream, line, key, now=self._now()):
                     self._wake()
+                    self._clock.notify_all(self._progress)  # an older event may have been dropped for this one
+                elif not self._senders:  # the last attempt to start one failed
+                    self._wake()
             except BacklogFull:
-                if self._options.on_full is not OnFull.BLOCK:
+                self._wake()  # what waits may be sent now, full batch or not
+                # A sender that tracks, by a finaliser or a logging handler, must not wait for itself.
+                if self._options.on_full is not OnFull.BLOCK or threading.get_ident() in self._sender_threads:
                     raise
                 self._track_when_there_is_room(stream, line, key)
 
@@ -237,19 +243,21 @@ class Tracker:
             self._reporter.put(command)
             return
         timeout = command.timeout if until is None else min(command.timeout, until - self._clock.now())
-        outcome: Reply | RemoteError
+        outcome: object
         try:
             outcome = self._transport.send(command.request, timeout=timeout)
         except RemoteError as error:
             outcome = error
-        except Exception as error:  # a transport of the user's may raise anything
+        except BaseException as error:  # a transport of the user's may raise anything
             outcome = ConnectionFailed(f"the transport raised {type(error).__name__}: {error}")
+        if not isinstance(outcome, (Reply, RemoteError)):
+            outcome = ConnectionFailed(f"the transport gave a {type(outcome).__name__} for a Reply")
         with self._lock:
             now, unit = self._clock.now(), self._clock.unit()
-            if isinstance(outcome, RemoteError):
-                self._core.send_failed(command.batch_id, outcome, now=now, unit=unit)
-            else:
+            if isinstance(outcome, Reply):
                 self._core.response_received(command.batch_id, outcome, now=now, unit=unit)
+            else:
+                self._core.send_failed(command.batch_id, outcome, now=now, unit=unit)
             self._clock.notify_all(self._progress)
 
     def _wake(self) -> None:
@@ -261,12 +269,15 @@ class Tracker:
             with contextlib.suppress(RuntimeError):  # the interpreter shuts down; stop() knows
                 self._clock.start(self._sender, "atom-sender")
                 self._senders += 1
+                _stop_at_exit()
 
     def _sender(self) -> None:
         lock = self._lock  # in a forked child there is another one, and this thread is not there
+        self._sender_threads.add(threading.get_ident())
         try:
             self._run()
         finally:
+            self._sender_threads.discard(threading.get_ident())
             with lock:
                 self._senders -= 1
 
@@ -309,6 +320,25 @@ def _check_timeout(timeout: float) -> float:
 
 def _earlier(deadline: float | None, until: float | None) -> float | None:
     return until if deadline is None else deadline if until is None else min(deadline, until)
+
+
+_exit_registered_in: int | None = None
+
+
+def _stop_at_exit() -> None:
+    """Have :func:`_stop_all` called when this process ends, once, however many trackers it has."""
+    global _exit_registered_in
+    if _exit_registered_in == os.getpid():
+        return
+    if _exit_registered_in is None:
+        atexit.register(_stop_all)
+    _exit_registered_in = os.getpid()
+    processes = sys.modules.get("multiprocessing.process")
+    if processes is not None and processes.parent_process() is not None:
+        # A child of multiprocessing ends without atexit, but with its own finalisers.
+        from multiprocessing.util import Finalize
+
+        Finalize(None, _stop_all, exitpriority=0)
 
 
 def _stop_all() -> None:

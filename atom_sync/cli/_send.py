@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import sys
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from atom_sansio import BacklogFull, EventError, Loss, element_texts
+from atom_sansio._request import check_stream
 from atom_sync import Tracker
 
 PROBLEMS_SHOWN = 20
@@ -48,6 +50,10 @@ def send(file: Path, stream: str, endpoint: str, auth_key_env: str | None, timeo
     key = os.environ.get(auth_key_env) if auth_key_env is not None else None
     if auth_key_env is not None and not key:
         raise click.ClickException(f"the environment variable {auth_key_env} holds no key")
+    try:
+        check_stream(stream)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from None
     lost: Counter[str] = Counter()
 
     def on_loss(loss: Loss) -> None:
@@ -65,7 +71,7 @@ def send(file: Path, stream: str, endpoint: str, auth_key_env: str | None, timeo
             job.run(source)
     except KeyboardInterrupt:
         interrupted = True
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         job.problem(f"cannot read {file}: {error}")
     finally:
         tracker.stop(5.0 if interrupted else 1.0)

@@ -228,16 +228,30 @@ def test_none_and_empty_leave_it_to_others() -> None:
     assert read({"ATOM_MAX_BATCH_EVENTS": "", "ATOM_AUTH_KEY": ""}) == read()
 
 
+def test_none_in_the_environment() -> None:
+    """Where an option may be None, null says so."""
+    assert read({"ATOM_MAX_PENDING_EVENTS": "null", "ATOM_BLOCK_TIMEOUT": "null"}) == read()
+
+
+def test_only() -> None:
+    """Of a subset of the options the others do not exist, neither as arguments nor in the environment."""
+    only = ("endpoint", "request_timeout")
+    options = Options.read({"endpoint": URL}, {"ATOM_REQUEST_TIMEOUT": "5", "ATOM_ON_FULL": "no"}, resolve, only)
+    assert options.request_timeout == 5.0
+    with pytest.raises(TypeError, match="no option 'on_full'; options are endpoint, request_timeout"):
+        Options.read({"endpoint": URL, "on_full": "raise"}, {}, resolve, only)
+
+
 @pytest.mark.parametrize(
     ("variable", "text", "error"),
     [
         ("ATOM_MAX_BATCH_EVENTS", "many", ValueError),
         ("ATOM_MAX_BATCH_EVENTS", "0", ValueError),
-        ("ATOM_MAX_BATCH_EVENTS", "1.5", TypeError),
+        ("ATOM_MAX_BATCH_EVENTS", "1.5", ValueError),
         ("ATOM_FLUSH_INTERVAL", "NaN", ValueError),
         ("ATOM_FLUSH_INTERVAL", "10s", ValueError),
         ("ATOM_AUTH_KEYS", "s=k", ValueError),
-        ("ATOM_AUTH_KEYS", '["s"]', TypeError),
+        ("ATOM_AUTH_KEYS", '["s"]', ValueError),
         ("ATOM_RETRY", "3", ValueError),
         ("ATOM_RETRY", '{"factor": 2}', ValueError),
         ("ATOM_ON_FULL", "explode", ValueError),

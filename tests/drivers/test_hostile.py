@@ -1,0 +1,198 @@
+"""Transports, callbacks and processes that do what they should not, or what nobody expects."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import threading
+from typing import Any
+
+import anyio
+import pytest
+
+import atom_anyio
+import atom_sync
+from atom_sansio import BacklogFull, Loss, LossReason, Reply, Request, RetryPolicy
+
+URL = "http://collector.test/"
+OK = Reply(status=200, headers=(), body=b"")
+ONCE = RetryPolicy(max_attempts=1)
+
+
+class Transport:
+    """Does *act* with each request."""
+
+    def __init__(self, act: Any) -> None:
+        self._act = act
+
+    def send(self, request: Request, *, timeout: float) -> Any:
+        return self._act(request)
+
+    def close(self) -> None: ...
+
+
+class AsyncTransport(Transport):
+    async def send(self, request: Request, *, timeout: float) -> Any:
+        return self._act(request)
+
+    async def aclose(self) -> None: ...
+
+
+def leave(request: Request) -> Any:
+    raise SystemExit("leaving")
+
+
+@pytest.mark.parametrize(
+    ("act", "words"),
+    [(lambda request: None, "gave a NoneType for a Reply"), (leave, "raised SystemExit: leaving")],
+)
+def test_a_wrong_transport_of_threads(act: Any, words: str) -> None:
+    """Whatever a transport gives or raises is a failed request, and its sender lives on."""
+    losses: list[Loss] = []
+    with atom_sync.Tracker(URL, transport=Transport(act), retry=ONCE, on_loss=losses.append) as tracker:
+        for n in range(2):
+            tracker.track("s", n)
+            assert tracker.flush(10).lost == 1
+            tracker.set_auth_key("s", f"key {n}")  # and nothing is left in a state where this would fail
+    assert [(loss.reason, words in loss.message) for loss in losses] == [(LossReason.EXPIRED, True)] * 2
+
+
+@pytest.mark.anyio
+async def test_a_wrong_transport_of_tasks() -> None:
+    """What is no reply is a failed request, and neither the sender nor the program's own block ends by it."""
+    losses: list[Loss] = []
+
+    async def on_loss(loss: Loss) -> None:
+        losses.append(loss)
+
+    transport = AsyncTransport(lambda request: None)
+    async with atom_anyio.Tracker(URL, transport=transport, retry=ONCE, on_loss=on_loss) as tracker:
+        tracker.track_nowait("s", 1)
+        assert (await tracker.flush(10)).lost == 1
+    assert [loss.message for loss in losses] == ["the transport gave a NoneType for a Reply"]
+
+
+def test_a_sender_that_tracks() -> None:
+    """A sender for whose event there is no room is told so: waiting for itself it would wait for ever."""
+    refused: list[BacklogFull] = []
+
+    def act(request: Request) -> Reply:
+        try:
+            tracker.track("log", "sending")
+        except BacklogFull as error:
+            refused.append(error)
+        return OK
+
+    with atom_sync.Tracker(URL, transport=Transport(act), max_pending_events=1, max_in_flight=1) as tracker:
+        tracker.track("s", 1)
+        assert tracker.flush(10).delivered == 1
+    assert len(refused) == 1
+
+
+def test_a_full_budget_is_sent() -> None:
+    """Where there is no room though no batch is full, what waits is sent instead of waiting for its time."""
+    transport = atom_sync.MemoryTransport()
+    with atom_sync.Tracker(URL, transport=transport, max_pending_events=2, flush_interval=3600) as tracker:
+        for n in range(7):
+            tracker.track("s", n)
+    assert transport.events == [("s", n) for n in range(7)]
+
+
+@pytest.mark.anyio
+async def test_a_full_budget_is_sent_by_tasks() -> None:
+    """The same, where track is awaited, and where it raises and the program tries again."""
+    transport = atom_anyio.MemoryTransport()
+    async with atom_anyio.Tracker(URL, transport=transport, max_pending_events=2, flush_interval=3600) as tracker:
+        for n in range(5):
+            await tracker.track("s", n)
+        for n in range(5, 9):
+            while True:
+                try:
+                    tracker.track_nowait("s", n)
+                except BacklogFull:
+                    await anyio.lowlevel.checkpoint()
+                else:
+                    break
+    assert transport.events == [("s", n) for n in range(9)]
+
+
+def test_a_refused_key_of_many_streams(caplog: pytest.LogCaptureFixture) -> None:
+    """One line says that a key is refused, however many streams it is for."""
+    with atom_sync.Tracker(URL, auth_key="canary", transport=atom_sync.MemoryTransport([401] * 50)) as tracker:
+        for n in range(50):
+            tracker.track(f"s{n}", n)
+        tracker.flush(0.1)
+        assert tracker.statistics().parked == 50
+        with caplog.at_level(logging.CRITICAL):
+            tracker.stop(0)
+    assert len([record for record in caplog.records if "refuses the key" in record.getMessage()]) == 1
+    assert "canary" not in caplog.text
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no fork there")
+def test_a_child_of_multiprocessing() -> None:
+    """A child that multiprocessing forked, and ends without atexit, delivers what it tracked."""
+    program = """
+import json, multiprocessing, urllib.request
+import atom_sync
+from atom_anyio.collector import Collector
+
+with Collector() as url:
+    with atom_sync.Tracker(url) as tracker:
+        tracker.track("parent", 1)
+        child = multiprocessing.get_context("fork").Process(target=tracker.track, args=("child", 2))
+        child.start()
+        child.join()
+    print(child.exitcode, json.load(urllib.request.urlopen(url + "_atom/stats"))["streams"])
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.stdout.strip(), done.stderr) == ("0 {'child': 1, 'parent': 1}", "")
+
+
+def test_a_callback_that_is_too_slow(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """What waits for a slow callback is bounded; what is over is counted, and said when the callback has caught up."""
+    monkeypatch.setattr("atom_sync._reporter.MAX_HELD", 10)
+    told: list[Loss] = []
+    going, go = threading.Event(), threading.Event()
+
+    def on_loss(loss: Loss) -> None:
+        going.set()
+        go.wait(30)
+        told.append(loss)
+
+    transport = atom_sync.MemoryTransport([400] * 9)
+    with atom_sync.Tracker(URL, transport=transport, max_batch_events=1, on_loss=on_loss) as tracker:
+        for _ in range(9):
+            tracker.track("s", "12345")
+            tracker.flush(10)
+            going.wait(30)
+        go.set()
+    assert tracker.statistics().lost == {LossReason.REJECTED: 9}
+    assert len(told) == 1
+    assert "it was not told of 8" in caplog.text
+
+
+@pytest.mark.anyio
+async def test_a_callback_of_tasks_that_is_too_slow(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The same for a coroutine function."""
+    monkeypatch.setattr("atom_anyio._reporter.MAX_HELD", 10)
+    told: list[Loss] = []
+    go = anyio.Event()
+
+    async def on_loss(loss: Loss) -> None:
+        await go.wait()
+        told.append(loss)
+
+    transport = atom_anyio.MemoryTransport([400] * 9)
+    async with atom_anyio.Tracker(URL, transport=transport, max_batch_events=1, on_loss=on_loss) as tracker:
+        for _ in range(9):
+            tracker.track_nowait("s", "12345")
+            await tracker.flush(10)
+        go.set()
+    assert len(told) == 1
+    assert "it was not told of 8" in caplog.text
