@@ -174,6 +174,20 @@ class TestCancellation:
             n += 1
         assert n > 1
 
+    def test_already_cancelled(self, run: Any) -> None:
+        """In a scope that was cancelled before, track() accepts nothing."""
+
+        async def main() -> None:
+            transport = MemoryTransport()
+            async with Tracker(ENDPOINT, transport=transport) as tracker:
+                with anyio.CancelScope() as scope:
+                    scope.cancel()
+                    await tracker.track("a", 1)
+                assert scope.cancelled_caught
+            check(tracker, transport, 0)
+
+        run(main)
+
     @pytest.mark.parametrize("latency", [0.0, 1.0, 1e9])
     @pytest.mark.parametrize("method", ["flush", "stop"])
     def test_flush_and_stop(self, run_virtually: Any, method: str, latency: float) -> None:
@@ -388,6 +402,33 @@ class TestLife:
             check(tracker, transport, 1)
 
         run(main)
+
+    def test_tasks_are_few(self, run_virtually: Any) -> None:
+        """However much there is to send and to wait for, there are max_in_flight tasks at most."""
+
+        class Counting(Slow):
+            async def send(self, request: Request, *, timeout: float) -> Reply:
+                await anyio.lowlevel.checkpoint()
+                counts.append((living_tasks() - before, tracker.statistics().in_flight))
+                return await super().send(request, timeout=timeout)
+
+        async def main() -> None:
+            nonlocal before, tracker
+            before = living_tasks()
+            transport = Counting()
+            async with Tracker(ENDPOINT, transport=transport, max_in_flight=3, max_batch_events=2) as tracker:
+                await tracker.track("later", 1)  # there is a timer too, after which somebody must look
+                for stream in "abcdefgh":
+                    await tracker.track(stream, 1)
+                    await tracker.track(stream, 2)
+                await anyio.sleep(20)
+            check(tracker, transport, 17)
+            assert max(counts) == (3, 3)
+
+        before = 0
+        tracker: Tracker
+        counts: list[tuple[int, int]] = []
+        run_virtually(main)
 
     def test_stop_in_many_tasks(self, run_virtually: Any) -> None:
         """Tasks that stop the tracker at once all hear what became of the events."""
