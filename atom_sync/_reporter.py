@@ -50,6 +50,13 @@ class Reporter:
         except RuntimeError:
             self._run()
 
+    def exit(self) -> None:
+        """The interpreter ends and may start no thread (3.12): a callback that may block is not called without."""
+        try:
+            self._clock.start(_nothing, "atom-reporter")
+        except RuntimeError:
+            self._on_loss = None
+
     def wait(self, until: float) -> None:
         """Wait until all is told, but not past *until*."""
         with self._changed:
@@ -66,15 +73,16 @@ class Reporter:
                 self._held -= _size(report)
 
     def _next(self) -> ReportLoss | ReportParked | None:
-        with self._changed:
-            if self._waiting:
-                return self._waiting.popleft()
-            untold, self._untold = self._untold, 0
-            self._running = False
-            self._clock.notify_all(self._changed)
-        if untold:
+        while True:
+            with self._changed:
+                if self._waiting:
+                    return self._waiting.popleft()
+                untold, self._untold = self._untold, 0
+                if not untold:
+                    self._running = False
+                    self._clock.notify_all(self._changed)
+                    return None
             logger.error("on_loss is slower than losses come: it was not told of %d, which statistics() counts", untold)
-        return None
 
     def _tell(self, report: ReportLoss | ReportParked) -> None:
         if isinstance(report, ReportParked):
@@ -101,3 +109,6 @@ class Reporter:
 
 def _size(report: ReportLoss | ReportParked) -> int:
     return len(report.loss.lines) if isinstance(report, ReportLoss) else 0
+
+
+def _nothing() -> None: ...

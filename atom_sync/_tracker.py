@@ -266,10 +266,10 @@ class Tracker:
         if self._idle:
             self._clock.notify(self._work)
         elif self._senders < self._options.max_in_flight:
+            _stop_at_exit()
             with contextlib.suppress(RuntimeError):  # the interpreter shuts down; stop() knows
                 self._clock.start(self._sender, "atom-sender")
                 self._senders += 1
-                _stop_at_exit()
 
     def _sender(self) -> None:
         lock = self._lock  # in a forked child there is another one, and this thread is not there
@@ -346,6 +346,7 @@ def _stop_all() -> None:
     trackers = list(_live)
     until = time.monotonic() + EXIT_TIMEOUT
     for tracker in trackers:
+        tracker._reporter.exit()
         tracker._close()
     for tracker in trackers:
         tracker.stop(max(0.0, until - time.monotonic()))
