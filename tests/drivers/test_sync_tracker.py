@@ -882,11 +882,11 @@ class TestExit:
             tracker.track("s", 1)
             """
         )
-        if sys.version_info < (3, 12):
-            assert (child.returncode, child.stdout, child.stderr) == (0, "stopped\n", "")
-        else:  # no thread is started at exit any more, and a callback that may block gets none
-            assert (child.returncode, child.stdout) == (0, "")
-            assert "1 events of stream 's' are lost (stopped" in child.stderr
+        told = (child.stdout, child.stderr) == ("stopped\n", "")
+        # Where no thread is started at exit (3.12), a callback that may block is not called.
+        logged = child.stdout == "" and "1 events of stream 's' are lost (stopped" in child.stderr
+        assert child.returncode == 0
+        assert told or (logged and sys.version_info >= (3, 12))
 
     def test_exit_in_a_thread(self) -> None:
         """Events of threads that go on after the main thread are delivered too."""
