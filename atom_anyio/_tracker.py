@@ -9,6 +9,7 @@ import random
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -67,6 +68,7 @@ class Tracker:
         # Re-entrant, since track_nowait() may run in a signal handler or a finaliser that interrupts it.
         self._lock = threading.RLock()
         self._core: TrackerCore | None = None
+        self._offer: Callable[[str, object], bytes | None] = self._offer_before_entering
 
     async def __aenter__(self) -> Self:
         if self._core is not None:
@@ -80,6 +82,7 @@ class Tracker:
         self._reporter = Reporter(self._options.on_loss, self._group)
         offset = time.time() - self._loop.now()
         self._core = TrackerCore(self._options, source=os.urandom(16).hex(), unix_offset=offset)
+        self._offer = self._core.offer
         self._start_sender()
         return self
 
@@ -109,8 +112,14 @@ class Tracker:
             BacklogFull: there is no room, and ``on_full`` does not say to drop.
             TrackerClosed: after :meth:`stop`.
         """
-        line = encode_event(event)
-        key = None if auth_key is None else AuthKey.of(auth_key)
+        if auth_key is None:
+            line = self._offer(stream, event)  # the quick way, without the lock
+            if line is not None:
+                self._track_line(stream, line, None)
+        else:
+            self._track_line(stream, encode_event(event), AuthKey.of(auth_key))
+
+    def _track_line(self, stream: str, line: bytes, key: AuthKey | None) -> None:
         with self._lock:
             try:
                 if self._entered.track_line(stream, line, key, now=self._loop.now()):
@@ -209,6 +218,9 @@ class Tracker:
     def __repr__(self) -> str:
         state = "new" if self._core is None else self._core.state.value
         return f"<{type(self).__module__}.{type(self).__name__} {state} {self._options.endpoint}>"
+
+    def _offer_before_entering(self, stream: str, event: object) -> bytes | None:
+        return self._entered.offer(stream, event)
 
     @property
     def _entered(self) -> TrackerCore:

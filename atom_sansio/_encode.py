@@ -17,9 +17,9 @@ import orjson
 
 from ._errors import EventError, EventTypeError
 
-_dumps = orjson.dumps
-# A dataclass goes the slow way: quickly written it would show cached properties and other such attributes.
-_NEWLINE: Final = orjson.OPT_APPEND_NEWLINE | orjson.OPT_PASSTHROUGH_DATACLASS
+encode_quickly = orjson.dumps
+QUICKLY: Final = orjson.OPT_APPEND_NEWLINE | orjson.OPT_PASSTHROUGH_DATACLASS
+"""A dataclass goes the slow way: quickly written it would show cached properties and other such attributes."""
 
 MAX_DEPTH: Final = 250
 """Levels of nesting that an event may have; orjson stops at 254."""
@@ -40,7 +40,7 @@ def encode_event(event: object) -> bytes:
             that is longer than Python converts to text.
     """
     try:
-        line = _dumps(event, None, _NEWLINE)
+        line = encode_quickly(event, None, QUICKLY)
     except TypeError:
         pass
     else:
@@ -48,7 +48,7 @@ def encode_event(event: object) -> bytes:
         # find cost twice as much on so short a text.)
         if line.rfind(b"null") < 0 or not _has_nonfinite(event):
             return line
-    return _dumps(_plain(event, "event", ()), None, _NEWLINE)
+    return encode_quickly(_plain(event, "event", ()), None, QUICKLY)
 
 
 def _has_nonfinite(value: object) -> bool:
@@ -101,7 +101,7 @@ def _plain(value: object, path: str, above: tuple[int, ...]) -> Any:
         fields = (f.name for f in dataclasses.fields(value) if not f.name.startswith("_"))
         return {name: _plain(getattr(value, name), f"{path}.{name}", above) for name in fields}
     try:
-        return orjson.Fragment(_dumps(value))
+        return orjson.Fragment(orjson.dumps(value))
     except TypeError:
         hint = "; decode bytes to str" if isinstance(value, (bytes, bytearray)) else ""
         raise EventTypeError(f"{path} is of type {type(value).__name__}, which has no JSON form{hint}") from None

@@ -5,33 +5,67 @@ from __future__ import annotations
 import sys
 from types import MappingProxyType
 
+from ._inlet import Inlet
 from ._messages import LossReason
 
 
 class Ledger:
     """Counts events from acceptance to outcome, within one budget.
 
-    ``room_bytes`` and ``room_events`` are what the budget has left; ``track`` reads and lowers them
-    directly, since that is the hottest path there is.
+    What an inlet is lent is no room for others, whether it is used already or not.  So the budget is never
+    exceeded, though most events are taken in without a look at it.
     """
 
-    __slots__ = ("_max_bytes", "_max_events", "delivered", "lost", "room_bytes", "room_events")
+    __slots__ = (
+        "_max_bytes",
+        "_max_events",
+        "_spare_bytes",
+        "_spare_events",
+        "delivered",
+        "lost",
+        "room_bytes",
+        "room_events",
+    )
 
     def __init__(self, *, max_bytes: int, max_events: int | None) -> None:
         self._max_bytes = self.room_bytes = max_bytes
         self._max_events = self.room_events = sys.maxsize if max_events is None else max_events
+        # The last eighth is lent for what it is used for, or others would find no room that nobody uses.
+        self._spare_bytes = self._max_bytes // 8
+        self._spare_events = self._max_events // 8
         self.delivered = 0
         self.lost: dict[LossReason, int] = {}
 
     @property
     def pending(self) -> int:
-        """Events without an outcome."""
+        """Events without an outcome, and those that inlets have been lent room for."""
         return self._max_events - self.room_events
 
     @property
     def pending_bytes(self) -> int:
         """Their encoded size."""
         return self._max_bytes - self.room_bytes
+
+    def has_room(self, size: int) -> bool:
+        """Whether an event of *size* bytes may be accepted."""
+        return size <= self.room_bytes and self.room_events > 0
+
+    def lend(self, inlet: Inlet, size: int, *, want_bytes: int, want_events: int) -> None:
+        """Lend *inlet* room for one more event of *size* bytes, and while there is plenty as much as it wants."""
+        need = len(inlet.lines) + size - inlet.lent_bytes
+        more = max(need, min(want_bytes - inlet.lent_bytes, self.room_bytes - self._spare_bytes), 0)
+        inlet.lent_bytes += more
+        self.room_bytes -= more
+        need = inlet.events + 1 - inlet.lent_events
+        more = max(need, min(want_events - inlet.lent_events, self.room_events - self._spare_events), 0)
+        inlet.lent_events += more
+        self.room_events -= more
+
+    def take_back(self, inlet: Inlet, *, used_bytes: int, used_events: int) -> None:
+        """Take back from *inlet* what it does not use."""
+        self.room_bytes += inlet.lent_bytes - used_bytes
+        self.room_events += inlet.lent_events - used_events
+        inlet.lent_bytes, inlet.lent_events = used_bytes, used_events
 
     def settle_delivered(self, events: int, size: int) -> None:
         """*events* of *size* bytes were delivered."""

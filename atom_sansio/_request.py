@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterable, Mapping
 from typing import Final
-from urllib.parse import quote
+from urllib.parse import quote as quote_url
 
 import orjson
 
@@ -49,15 +49,10 @@ def check_stream(stream: object) -> str:
     return stream
 
 
-def envelope_head(stream: str) -> bytes:
-    """The envelope up to and with the quote that opens ``data``."""
-    return b'{"table":' + orjson.dumps(stream) + b',"data":"'
-
-
-def envelope_tail(text: bytes, key: AuthKey | None, *, bulk: bool) -> bytes:
-    """The envelope from the quote that closes ``data``; *text* is what is signed."""
+def envelope(stream: str, text: bytes, data: bytes, key: AuthKey | None, *, bulk: bool) -> bytes:
+    """The body of a request: *text*, which is signed, goes in as *data*, which is :func:`quote` of it."""
     auth = b"" if key is None else b',"auth":"%s"' % key.sign(text).encode()
-    return b'"%s%s}' % (auth, b',"bulk":true' if bulk else b"")
+    return b"".join((_HEAD % orjson.dumps(stream), data, auth, _BULK if bulk else b"}"))
 
 
 def envelope_size(stream: str) -> int:
@@ -66,12 +61,16 @@ def envelope_size(stream: str) -> int:
     With room for a signature in any case, since a batch may get its first key between two attempts.
     """
     auth = len(b',"auth":""') + 64  # hex digits of SHA-256
-    return len(envelope_head(stream)) + len(b"[]") + len(b'","bulk":true}') + auth
+    return len(_HEAD % orjson.dumps(stream)) + len(b'"[]"') + auth + len(_BULK)
 
 
-def escape(text: bytes) -> bytes:
-    """*text*, which is UTF-8, as the inside of a JSON string."""
-    return orjson.dumps(text.decode())[1:-1]
+_HEAD: Final = b'{"table":%s,"data":'
+_BULK: Final = b',"bulk":true}'
+
+
+def quote(text: bytes) -> bytes:
+    """*text*, which is UTF-8, as a JSON string."""
+    return orjson.dumps(text.decode())
 
 
 def bulk_request(endpoint: Endpoint, body: bytes, batch_id: str) -> Request:
@@ -104,10 +103,10 @@ def event_request(
     if isinstance(event, str) and not event:
         raise EventError("event is an empty str, which a request for one event cannot carry")
     text = event.encode() if isinstance(event, str) else line[:-1]
-    body = envelope_head(stream) + escape(text) + envelope_tail(text, key, bulk=False)
+    body = envelope(stream, text, quote(text), key, bulk=False)
     target = f"{endpoint.path}/"
     if method.upper() == "GET":
-        target += "?data=" + quote(base64.b64encode(body), safe="")
+        target += "?data=" + quote_url(base64.b64encode(body), safe="")
         if len(target) > MAX_GET_TARGET:
             raise EventTooLarge(
                 f"event makes a URL of {len(target)} bytes; GET takes at most {MAX_GET_TARGET}, use POST"
@@ -138,7 +137,7 @@ def events_request(
     if not lines:
         raise ValueError("events must hold at least one event")
     text = array_text(b"".join(lines))
-    body = envelope_head(check_stream(stream)) + escape(text) + envelope_tail(text, key, bulk=True)
+    body = envelope(check_stream(stream), text, quote(text), key, bulk=True)
     return bulk_request(endpoint, body, batch_id)
 
 
@@ -149,4 +148,4 @@ def health_request(endpoint: Endpoint) -> Request:
 
 def array_text(lines: bytes) -> bytes:
     """The JSON array of some encoded lines.  A line break cannot occur inside one."""
-    return b"[%s]" % lines[:-1].replace(b"\n", b",")
+    return b"".join((b"[", memoryview(lines.replace(b"\n", b","))[:-1], b"]"))

@@ -10,7 +10,7 @@ from typing import Final
 
 from ._lane import Lane
 from ._sign import AuthKey
-from ._state import LaneInput, LaneState
+from ._state import LaneInput
 
 _SLACK: Final = 64
 """Entries that a heap may hold beyond twice those that count, before the others are cleared out."""
@@ -93,17 +93,17 @@ class Schedule:
         lane.fire(input_)
         self._ready.append(lane)
 
-    def fire_timers(self, now: float) -> None:
-        """Make ready whatever has its time."""
+    def take_timed(self, now: float) -> Lane | None:
+        """A lane that has its time, which is over then, or None."""
         while self._timers and self._timers[0][0] <= now:
             when, _, lane = heappop(self._timers)
             if lane.timer == when:
-                if lane.state is LaneState.FILLING:
-                    lane.due = lane.waiting
-                self.make_ready(lane)
+                lane.timer = None
+                return lane
+        return None
 
     def next_timer(self) -> float | None:
-        """When :meth:`fire_timers` has something to do, or None for never."""
+        """When :meth:`take_timed` has a lane to give, or None for never."""
         while self._timers and self._timers[0][2].timer != self._timers[0][0]:
             heappop(self._timers)
         return self._timers[0][0] if self._timers else None
@@ -137,12 +137,12 @@ class Ages:
         self._order = count()
 
     def add(self, lane: Lane) -> None:
-        """A segment of the lane has got its first event, at ``lane.open.since``."""
+        """The lane has a new inlet."""
         if len(self._heap) > self._limit:
             self._heap = list({entry[2]: entry for entry in self._heap if _waits(entry)}.values())
             heapify(self._heap)
             self._limit = 2 * len(self._heap) + _SLACK
-        heappush(self._heap, (lane.open.since, next(self._order), lane))
+        heappush(self._heap, (lane.inlet.since, next(self._order), lane))
 
     def oldest(self) -> Lane | None:
         """The lane whose waiting events began to wait first, or None when none wait.
@@ -158,4 +158,4 @@ class Ages:
 
 def _waits(entry: tuple[float, int, Lane]) -> bool:
     since, _, lane = entry
-    return lane.front.events > 0 and lane.front.since == since
+    return lane.since == since

@@ -3,9 +3,9 @@
 A driver calls an input when something happens and then pulls :meth:`TrackerCore.next_command` until it is
 None.  It calls again when :meth:`TrackerCore.next_deadline` is reached, or when an input said so.
 
-Not thread-safe: a driver with threads holds one lock around each call.  But ``track`` may interrupt any other
-call in the same thread, as a signal handler or a finaliser does: such an event is set aside and taken up
-when the interrupted call ends.
+Not thread-safe: a driver with threads holds one lock around each call, all but ``offer``.  But ``track`` may
+interrupt any other call in the same thread, as a signal handler or a finaliser does: an event for which something
+is to be decided is set aside then, and taken up when the interrupted call ends.
 """
 
 from __future__ import annotations
@@ -18,14 +18,16 @@ from typing import Final
 
 from ._backoff import backoff
 from ._breaker import Breaker
-from ._encode import encode_event
+from ._cut import escaped_size
+from ._encode import QUICKLY, encode_event, encode_quickly
 from ._errors import BacklogFull, ConnectionFailed, EventTooLarge, LocalError, RemoteError, TrackerClosed
 from ._flush import Flush
-from ._lane import Batch, Lane, Segment, split
+from ._inlet import CLOSED, NO_INLET, Inlet
+from ._lane import Batch, Lane, split
 from ._ledger import Ledger
 from ._messages import Command, Loss, LossReason, Reply, ReportLoss, ReportParked, SendRequest, Statistics
 from ._options import OnFull, Options
-from ._request import bulk_request, check_stream, envelope_size, escape
+from ._request import bulk_request, check_stream
 from ._schedule import Ages, Schedule
 from ._sign import AuthKey
 from ._state import (
@@ -40,6 +42,9 @@ from ._verdict import Verdict, retry_after, verdict, words
 
 _MIN_LEARNED_BYTES: Final = 1024
 """A collector that refuses bodies for their size is not sent smaller ones than this on its word."""
+
+_LEAST_LENT: Final = 8192
+"""Bytes that a lane is lent of the budget with its first event, if there is plenty; with more, more."""
 
 _NO_ROOM: Final = "the pending budget has no room"
 _UNSENT: Final = "not sent when the tracker stopped"
@@ -61,7 +66,7 @@ class _Turn:
 
     def __exit__(self, *exc_info: object) -> None:
         self._core._busy = False
-        if self._core._interrupting:
+        if self._core._interrupting or self._core._late:
             self._core._take_up_interrupting()
 
 
@@ -96,7 +101,7 @@ class TrackerCore:
         self._max_bytes = options.max_batch_bytes  # lower once the collector said 413
         self._ledger = Ledger(max_bytes=options.max_pending_bytes, max_events=options.max_pending_events)
         self._schedule = Schedule()
-        self._by_stream = self._schedule.by_stream  # empty once closed, so that track() need not ask
+        self._by_stream = self._schedule.by_stream  # empty once closed, so that offer() need not ask
         self._ages = Ages() if options.on_full is OnFull.DROP_OLDEST else None
         self._breaker = Breaker(options.retry)
         self._in_flight: dict[str, tuple[Lane, Batch, AuthKey | None]] = {}
@@ -108,6 +113,7 @@ class TrackerCore:
         self._busy = False
         self._turn = _Turn(self)
         self._interrupting: deque[tuple[str, bytes, AuthKey | None, float]] = deque()
+        self._late: deque[Inlet] = deque()
         self._taking_up = False
 
     # -- what the caller asks -------------------------------------------------------------------------
@@ -121,46 +127,59 @@ class TrackerCore:
             BacklogFull: there is no room, and ``on_full`` is ``block`` or ``raise``.  The driver waits or not.
             TrackerClosed: after :meth:`close`.
         """
-        return self.track_line(stream, encode_event(event), auth_key, now=now)
+        line = self.offer(stream, event) if auth_key is None else encode_event(event)
+        return line is not None and self.track_line(stream, line, auth_key, now=now)
+
+    def offer(self, stream: str, event: object) -> bytes | None:
+        """Accept *event* if nothing needs to be decided for it; else give a line for :meth:`track_line`.
+
+        This is the quick way for nearly all events without a key of their own.  It may be called without the
+        lock that a driver with threads holds around all other calls, and in the midst of any of them.
+
+        Returns:
+            None if the event was accepted and there is nothing to do.
+
+        Raises:
+            EventError: the event cannot be sent; its subclasses say why.
+        """
+        # The quick way of encode_event(), without the call.
+        try:
+            line = encode_quickly(event, None, QUICKLY)
+        except TypeError:
+            line = None
+        if line is None or line.rfind(b"null") >= 0:
+            line = encode_event(event)
+        try:
+            inlet = self._by_stream[stream].inlet
+        except (KeyError, TypeError):
+            return line
+        lines = inlet.lines
+        events = inlet.events
+        if events >= inlet.max_events or len(lines) + len(line) > inlet.max_size:
+            return line
+        inlet.events = events + 1
+        lines += line
+        if inlet.max_events != CLOSED:
+            return None
+        self._late.append(inlet)  # it was closed since we looked, perhaps without this event
+        return b""
 
     def track_line(self, stream: str, line: bytes, auth_key: AuthKey | None = None, *, now: float) -> bool:
-        """:meth:`track` for an event that :func:`~atom_sansio.encode_event` has encoded.
+        """:meth:`track` for what :meth:`offer` gave, or for an event that was encoded by other means.
 
-        For drivers: encoding may run code of the caller's, which must not happen under their lock.
+        For drivers with a lock: encoding may run code of the caller's, which must not happen under it.
         """
         if self._busy:
             _check_key(auth_key)
-            self._interrupting.append((check_stream(stream), line, auth_key, now))
+            if line:
+                self._interrupting.append((check_stream(stream), line, auth_key, now))
             return True  # the interrupted call, which takes it up, does not say so
         self._busy = True
         try:
-            try:
-                lane = self._by_stream[stream] if auth_key is None else self._lane(stream, auth_key)
-            except (KeyError, TypeError):
-                lane = self._lane(stream, auth_key)
-            size = len(line)
-            ledger = self._ledger
-            dropped = False
-            if size > lane.sure_size or size > ledger.room_bytes or not ledger.room_events:
-                self._check_size(lane, line)
-                if size > ledger.room_bytes or not ledger.room_events:
-                    dropped = True
-                    if not self._make_room(lane, line, now):
-                        return True
-            ledger.room_bytes -= size
-            ledger.room_events -= 1
-            segment = lane.open
-            lines = segment.lines
-            lines += line
-            segment.events = events = segment.events + 1
-            if events == 1:
-                return self._begin_to_wait(lane, now) or dropped
-            if events < self._max_events and len(lines) < self._max_bytes:
-                return dropped
-            return self._close_segment(lane) or dropped
+            return self._accept(stream, line, auth_key, now) if line else True
         finally:
             self._busy = False
-            if self._interrupting:
+            if self._interrupting or self._late:
                 self._take_up_interrupting()
 
     def flush(self, *, now: float) -> Flush:
@@ -183,14 +202,16 @@ class TrackerCore:
         """Be closed now: what has no outcome is lost, with reason ``STOPPED``, and outcomes no longer count."""
         with self._turn:
             self._state = advance(TRACKER_TRANSITIONS, self._state, TrackerInput.ABANDON)
+            self._by_stream = {}
             self._in_flight.clear()
             for lane in self._schedule:
                 while lane.batches:
                     batch = lane.batches.pop()
                     message = _UNCONFIRMED if batch.attempts else _UNSENT
                     self._lose(lane, batch, LossReason.STOPPED, None, message, now)
-                if lane.waiting:
-                    lines = b"".join(segment.lines for segment in (*lane.closed, lane.open))
+                self._make_due(lane)
+                if lane.closed:
+                    lines = b"".join(segment.lines for segment in lane.closed)
                     self._lose(lane, Batch("", lines, lane.waiting), LossReason.STOPPED, None, _UNSENT, now)
                 self._schedule.remove(lane)
 
@@ -273,7 +294,11 @@ class TrackerCore:
         with self._turn:
             if self._reports:
                 return self._reports.popleft()
-            self._schedule.fire_timers(now)
+            while (lane := self._schedule.take_timed(now)) is not None:
+                if lane.state is LaneState.FILLING:
+                    self._make_due(lane)
+                else:
+                    self._schedule.make_ready(lane)
             if self._state is TrackerState.DRAINING and not self._schedule:
                 self._state = advance(TRACKER_TRANSITIONS, self._state, TrackerInput.ALL_SETTLED)
             lane = self._next_lane(now)
@@ -314,15 +339,21 @@ class TrackerCore:
 
     def statistics(self) -> Statistics:
         """The ledger as it stands."""
-        delivered, lost, pending = self._ledger.delivered, self._ledger.lost_by_reason(), self._ledger.pending
+        lanes = list(self._schedule)
+        unused_bytes = unused_events = 0
+        for lane in lanes:
+            unused_bytes += lane.inlet.lent_bytes - len(lane.inlet.lines)
+            unused_events += lane.inlet.lent_events - lane.inlet.count()
+        delivered, lost = self._ledger.delivered, self._ledger.lost_by_reason()
+        pending = self._ledger.pending - unused_events
         return Statistics(
             accepted=delivered + sum(lost.values()) + pending,  # of the same reading: a track() may interrupt
             delivered=delivered,
             lost=lost,
             pending=pending,
-            pending_bytes=self._ledger.pending_bytes,
-            lanes=len(self._schedule),
-            parked=sum(lane.state is LaneState.PARKED for lane in self._schedule),
+            pending_bytes=self._ledger.pending_bytes - unused_bytes,
+            lanes=len(lanes),
+            parked=sum(lane.state is LaneState.PARKED for lane in lanes),
             in_flight=len(self._in_flight),
             requests=self._requests,
             failures=self._failures,
@@ -336,7 +367,13 @@ class TrackerCore:
             return
         self._taking_up = True
         try:
-            while self._interrupting:
+            while self._interrupting or self._late:
+                while self._late:
+                    inlet = self._late.popleft()
+                    late = inlet.close().splitlines(keepends=True)
+                    self._interrupting.extend((inlet.stream, line, None, inlet.since) for line in late)
+                if not self._interrupting:
+                    break
                 stream, line, auth_key, now = self._interrupting.popleft()
                 try:
                     self.track_line(stream, line, auth_key, now=now)
@@ -352,28 +389,66 @@ class TrackerCore:
 
     # -- admission ------------------------------------------------------------------------------------
 
+    def _accept(self, stream: str, line: bytes, auth_key: AuthKey | None, now: float) -> bool:
+        """Take an event in, and decide what follows from it; return whether there is something to do."""
+        lane = self._lane(stream, auth_key)
+        size = len(line)
+        sure_size = (self._options.max_batch_bytes - lane.envelope) // 2  # fits however it is escaped
+        if size > sure_size:
+            self._check_size(lane, line)
+        look = False
+        full_size = lane.full_size(self._max_bytes)
+        if lane.inlet.lines and len(lane.inlet.lines) + size > full_size:
+            look = self._close_full(lane)
+        if not self._ledger.has_room(size):
+            self._take_back_unused()
+            if not self._ledger.has_room(size):
+                look = True
+                if not self._make_room(lane, line, now):
+                    return True
+        inlet = lane.inlet
+        if inlet is NO_INLET:
+            inlet = lane.inlet = Inlet(stream, now)
+            look |= self._begin_to_wait(lane, now)
+        inlet.max_size = 0  # nobody else appends to it just now
+        want_bytes = full_size if lane.closed else min(full_size, max(_LEAST_LENT, 2 * (len(inlet.lines) + size)))
+        self._ledger.lend(inlet, size, want_bytes=want_bytes, want_events=self._max_events)
+        inlet.append(line)
+        if inlet.events >= self._max_events or len(inlet.lines) >= full_size:
+            return self._close_full(lane) or look
+        inlet.max_events = min(inlet.lent_events, self._max_events - 1)  # the last of a batch comes here
+        inlet.max_size = min(inlet.lent_bytes, full_size, len(inlet.lines) + sure_size)
+        return look
+
     def _lane(self, stream: str, auth_key: AuthKey | None) -> Lane:
         """The lane of an event; a new one is scheduled once it holds the event."""
         if self._state is not TrackerState.OPEN:
             raise TrackerClosed("the tracker was stopped and takes no more events")
         check_stream(stream)
         _check_key(auth_key)
+        if auth_key is None and stream in self._by_stream:
+            return self._by_stream[stream]
         key = auth_key or self._keys.get(stream, self._options.auth_key)
-        lane = self._schedule.find(stream, key)
-        if lane is None:
-            sure_size = (self._options.max_batch_bytes - envelope_size(stream)) // 2
-            lane = Lane(stream, key, pinned=True, sure_size=sure_size)
+        lane = self._schedule.find(stream, key) or Lane(stream, key, pinned=True)
         if auth_key is None:
             lane.pinned = False
             self._schedule.unpin(lane)
         return lane
 
     def _check_size(self, lane: Lane, line: bytes) -> None:
-        size = envelope_size(lane.stream) + len(escape(line[:-1]))
+        size = lane.envelope + escaped_size(line)
         if size > self._options.max_batch_bytes:
             raise EventTooLarge(
                 f"event needs a request of {size} bytes; max_batch_bytes allows {self._options.max_batch_bytes}"
             )
+
+    def _take_back_unused(self) -> None:
+        """Let inlets keep only as much of the budget as they use."""
+        for lane in self._schedule:
+            inlet = lane.inlet
+            if inlet.max_size > 0:
+                inlet.max_size = 0
+                self._ledger.take_back(inlet, used_bytes=len(inlet.lines), used_events=inlet.count())
 
     def _make_room(self, lane: Lane, line: bytes, now: float) -> bool:
         """Whether *line* may be accepted after all; False when it was dropped.
@@ -387,9 +462,11 @@ class TrackerCore:
             self._ledger.settle_lost(1, len(oldest), LossReason.BACKLOG_FULL)
             victim.settle_flushes(1, after=victim.batched, delivered=False)
             self._report_loss(victim.stream, Batch("", oldest, 1), LossReason.BACKLOG_FULL, None, _NO_ROOM, now)
-            if victim.empty and victim is not lane:
-                self._schedule.remove(victim)
-            if len(line) <= ledger.room_bytes:
+            if victim.empty:
+                self._close_inlet(victim)  # nobody may append to a lane that is gone
+                if victim.empty and victim is not lane:
+                    self._schedule.remove(victim)
+            if ledger.has_room(len(line)):
                 return True
         if lane.empty and lane in self._schedule:
             self._schedule.remove(lane)
@@ -405,38 +482,47 @@ class TrackerCore:
             self._some_fill = False
             for lane in self._schedule:
                 if lane.state is LaneState.FILLING:
-                    lane.due = lane.waiting
-                    self._schedule.make_ready(lane)
+                    self._make_due(lane)
 
     def _begin_to_wait(self, lane: Lane, now: float) -> bool:
-        """A segment of the lane got its first event; return whether something is to be done sooner than before."""
-        lane.open.since = now
+        """The lane has a new inlet; return whether something is to be done sooner than before."""
         if self._ages is not None:
             self._ages.add(lane)
         if lane.state is not LaneState.FILLING:
             return False
         self._schedule.add(lane)
-        if self._is_full(lane.open):
-            return self._close_segment(lane)
-        deadline = now + self._options.flush_interval
         self._some_fill = True
+        if lane.closed:  # their time comes first
+            return False
+        deadline = now + self._options.flush_interval
         self._schedule.arm(lane, deadline)
         if self._told_deadline is None or deadline < self._told_deadline:
             self._told_deadline = deadline
             return True
         return False
 
-    def _close_segment(self, lane: Lane) -> bool:
-        """The lane got another full batch; return whether it may be sent now and could not before."""
-        lane.close_segment()
+    def _close_inlet(self, lane: Lane, *, full: bool = False, due: bool = False) -> None:
+        """Let what is in the lane's inlet wait as it is; the next event opens another inlet."""
+        inlet = lane.inlet
+        segment = lane.close_inlet(full=full, due=due)
+        self._ledger.take_back(inlet, used_bytes=len(segment.lines), used_events=segment.events)
+
+    def _close_full(self, lane: Lane) -> bool:
+        """The lane has another full batch; return whether it may be sent now and could not before."""
+        self._close_inlet(lane, full=True)
         if lane.state is not LaneState.FILLING:
             return False
         self._schedule.make_ready(lane)
         return True
 
-    def _is_full(self, segment: Segment) -> bool:
-        # Escaping never shortens: with as many bytes as a body may have, not everything fits into one.
-        return segment.events >= self._max_events or len(segment.lines) >= self._max_bytes
+    def _make_due(self, lane: Lane) -> None:
+        """Let all that waits in the lane be sent without waiting for more."""
+        if lane.inlet.lines:
+            self._close_inlet(lane, due=True)
+        if lane.closed:
+            lane.closed[0].due = True  # the first may be a rest
+            if lane.state is LaneState.FILLING:
+                self._schedule.make_ready(lane)
 
     # -- sending --------------------------------------------------------------------------------------
 
@@ -454,8 +540,10 @@ class TrackerCore:
             batch = lane.batches[-1]
             body = lane.body(batch.lines)
         else:
+            if lane.inlet.lines and not (lane.closed and (lane.closed[0].full or lane.closed[-1].full)):
+                self._close_inlet(lane)  # it goes with what is due before it
             batch, body = lane.take(next(self._ids), max_events=self._max_events, max_bytes=self._max_bytes)
-            lane.batches.append(batch)
+            lane.batches = [batch]
         if batch.first_sent is None:
             batch.first_sent = now
         batch.attempts += 1
@@ -476,12 +564,12 @@ class TrackerCore:
         lane.batches.extend(reversed(halves))
         lane.attempt = 0
         lane.fire(LaneInput.SETTLED)
-        if lane.batches or lane.due or lane.closed or self._is_full(lane.open):
+        if lane.due:
             self._schedule.make_ready(lane)
-        elif lane.open.events:
+        elif (since := lane.since) is not None:
             self._some_fill = True
             # What is left came after `since`; to take that for its age is early at worst, once an interval.
-            self._schedule.arm(lane, lane.open.since + self._options.flush_interval)
+            self._schedule.arm(lane, since + self._options.flush_interval)
         else:
             self._schedule.remove(lane)
 
@@ -545,12 +633,12 @@ class TrackerCore:
         self._reports.append(ReportLoss(loss=loss))
 
     def _flush(self) -> Flush:
+        lanes = list(self._schedule)
+        for lane in lanes:
+            self._make_due(lane)
         flush = Flush(self._ledger.pending)
-        for lane in self._schedule:
-            lane.due = lane.waiting
+        for lane in lanes:
             lane.join_flush(flush)
-            if lane.state is LaneState.FILLING:
-                self._schedule.make_ready(lane)
         return flush
 
 

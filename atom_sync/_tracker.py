@@ -87,6 +87,7 @@ class Tracker:
         self._woken = False
         self._reporter = Reporter(self._options.on_loss, self._clock)
         self._core = self._new_core()
+        self._offer = self._core.offer
 
     def _new_core(self) -> TrackerCore:
         return TrackerCore(self._options, source=self._clock.unique(), unix_offset=self._clock.unix_offset())
@@ -109,8 +110,14 @@ class Tracker:
                 for the calling thread itself, which is one of the tracker's own.
             TrackerClosed: after :meth:`stop`.
         """
-        line = encode_event(event)
-        key = None if auth_key is None else AuthKey.of(auth_key)
+        if auth_key is None:
+            line = self._offer(stream, event)  # the quick way, without the lock
+            if line is not None:
+                self._track_line(stream, line, None)
+        else:
+            self._track_line(stream, encode_event(event), AuthKey.of(auth_key))
+
+    def _track_line(self, stream: str, line: bytes, key: AuthKey | None) -> None:
         with self._lock:
             try:
                 if self._core.track_line(stream, line, key, now=self._now()):

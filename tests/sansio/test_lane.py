@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from atom_sansio import AuthKey, Endpoint, Flush, encode_event
-from atom_sansio._lane import Batch, Lane, _nth_line, split
+from atom_sansio._cut import nth_line
+from atom_sansio._inlet import Inlet
+from atom_sansio._lane import Batch, Lane, split
 from atom_sansio._request import bulk_request
 from atom_sansio.testing import ModelCollector, events, streams
 
@@ -29,11 +31,21 @@ keys = st.sampled_from([None, AuthKey("k")])
 
 
 def lane_of(items: list[Any], stream: str = "s", key: AuthKey | None = None) -> Lane:
+    """A lane whose events wait in one segment that is due."""
     lane = Lane(stream, key)
-    for item in items:
-        lane.open.lines += encode_event(item)
-        lane.open.events += 1
+    add(lane, items)
     return lane
+
+
+def add(lane: Lane, items: list[Any], *, full: bool = False, due: bool = True) -> None:
+    lane.inlet = Inlet(lane.stream, 0.0)
+    for item in items:
+        lane.inlet.append(encode_event(item))
+    lane.close_inlet(full=full, due=due)
+
+
+def waiting(lane: Lane) -> bytes:
+    return b"".join(segment.lines for segment in lane.closed) + bytes(lane.inlet.lines)
 
 
 def body_of(lines: list[bytes], stream: str, key: AuthKey | None) -> bytes:
@@ -51,7 +63,7 @@ def test_the_longest_prefix_that_fits(
     batch, body = lane.take("b", max_events=max_events, max_bytes=max_bytes)
     taken = lines[: batch.events]
     assert batch.lines == b"".join(taken)
-    assert bytes(lane.open.lines) == b"".join(lines[batch.events :])
+    assert waiting(lane) == b"".join(lines[batch.events :])
     assert lane.waiting == len(lines) - batch.events
     assert body == body_of(taken, stream, key) == lane.body(batch.lines)
 
@@ -106,7 +118,7 @@ def test_nth_line(lengths: list[int], data: st.DataObject) -> None:
     """The end of the first n lines, as counting one by one finds it."""
     lines = b"".join(b"x" * length + b"\n" for length in lengths)
     n = data.draw(st.integers(0, len(lengths)))
-    assert _nth_line(lines, n, len(lengths)) == sum(lengths[:n]) + n
+    assert nth_line(lines, n, len(lengths)) == sum(lengths[:n]) + n
 
 
 @given(batches.filter(lambda items: len(items) > 1))
@@ -125,15 +137,95 @@ def test_split(items: list[Any]) -> None:
 
 
 def test_due() -> None:
-    """What is due is taken first, and is no longer due then."""
-    lane = lane_of([1, 2, 3, 4])
-    lane.due = 3
-    lane.take("b", max_events=2, max_bytes=1024)
-    assert lane.due == 1
+    """A rest is due if what it was cut off was, and not if that was sent for being full."""
+    for full, due in ((False, True), (True, False)):
+        lane = Lane("s", None)
+        assert not lane.due
+        add(lane, [1, 2, 3], full=full, due=due)
+        assert lane.due
+        lane.take("b", max_events=2, max_bytes=1024)
+        assert (lane.due, lane.waiting) == (due, 1)
+
+
+def test_small_segments_make_a_batch_together() -> None:
+    """What was closed for being due is joined up to a full batch, in order; what is full goes as it is."""
+    lane = Lane("s", None)
+    for n in range(5):
+        add(lane, [n], due=n == 3)
+    batch, _ = lane.take("b", max_events=4, max_bytes=1024)
+    assert batch.lines == b"0\n1\n2\n3\n"
+    add(lane, [5, 6, 7, 8], full=True)
+    add(lane, [9])
+    sizes = []
+    while lane.closed:
+        batch, _ = lane.take("b", max_events=4, max_bytes=1024)
+        sizes.append(batch.events)
+    assert sizes == [4, 2]
+    add(lane, [1], full=True)
+    add(lane, [2], full=True)
+    assert lane.take("b", max_events=4, max_bytes=1024)[0].events == 1
+
+
+def test_the_rest_of_what_was_full() -> None:
+    """What is left of a segment that turned out to be more than one batch is full if it makes another."""
+    lane = Lane("s", None)
+    add(lane, ["x" * 100] * 20, full=True)
+    lane.take("b", max_events=2000, max_bytes=1024)
+    assert [segment.full for segment in lane.closed] == [True]
+    lane.take("b", max_events=2000, max_bytes=1024)
+    assert [segment.full for segment in lane.closed] == [False]
+
+
+def test_full_size() -> None:
+    """How many bytes make a batch is guessed from a sample at first, then known from the batch before."""
+    lane = Lane("s", None)
+    assert lane.full_size(10_000) == 10_000 - lane.envelope
+    add(lane, ['"' * 100])
+    lane.inlet = Inlet("s", 0.0)
+    lane.inlet.lines += b'"' * 4096
+    assert lane.full_size(10_000) == int((10_000 - lane.envelope) * 0.99 / 2)
+    lane.take("b", max_events=10, max_bytes=10_000)
+    assert lane.growth == pytest.approx(2.0, abs=0.01)
+    add(lane, ["x" * 1000])
+    lane.take("b", max_events=10, max_bytes=10_000)
+    assert lane.growth == pytest.approx(1.0, abs=0.01)
+
+
+def test_cut_oldest() -> None:
+    """Events are cut off in order, out of segments and the inlet, with what was lent for them."""
+    lane = Lane("s", None)
+    add(lane, [1, 2])
+    lane.inlet = Inlet("s", 5.0, max_size=10, max_events=9, lent_bytes=10, lent_events=9)
+    for n in (3, 4):
+        lane.inlet.append(encode_event(n))
+    assert [lane.cut_oldest() for _ in range(2)] == [b"1\n", b"2\n"]
+    assert (lane.since, lane.waiting) == (5.0, 2)
     assert lane.cut_oldest() == b"3\n"
-    assert (lane.due, lane.waiting, bytes(lane.open.lines)) == (0, 1, b"4\n")
+    inlet = lane.inlet
+    assert (inlet.events, inlet.max_size, inlet.max_events, inlet.lent_bytes, inlet.lent_events) == (1, 8, 8, 8, 8)
+    assert not lane.empty
     lane.cut_oldest()
-    assert (lane.due, lane.empty) == (0, True)
+    assert (lane.empty, lane.since) == (True, None)
+
+
+def test_an_inlet_that_is_closed() -> None:
+    """Closing gives what is there, lets nothing more in, and gives what came all the same when asked again."""
+    inlet = Inlet("s", 0.0, max_size=100, max_events=100)
+    inlet.append(b"1\n")
+    inlet.append(b"2\n")
+    assert (inlet.count(), inlet.close()) == (2, b"1\n2\n")
+    assert inlet.max_size < 0
+    assert inlet.max_events < 0
+    assert inlet.close() == b""
+    inlet.append(b"3\n")
+    assert inlet.close() == b"3\n"
+
+
+def test_nothing_is_no_segment() -> None:
+    """An inlet that holds nothing leaves nothing behind."""
+    lane = Lane("s", None, inlet=Inlet("s", 0.0))
+    lane.close_inlet(full=False, due=True)
+    assert (lane.empty, lane.waiting) == (True, 0)
 
 
 def test_flushes_that_nobody_holds() -> None:
@@ -156,7 +248,7 @@ def test_flushes_that_nobody_holds() -> None:
 def test_a_batch_is_verified_by_a_collector() -> None:
     """The body's signature is over the very text of its data."""
     lane = lane_of(SHAPES, "поток", AuthKey("k"))
-    body = lane.body(bytes(lane.open.lines))
+    body = lane.body(waiting(lane))
     assert b'"bulk":true}' in body
     collector = ModelCollector(["k"])
     assert collector.handle(bulk_request(Endpoint.parse("http://h"), body, "b")).status == 200

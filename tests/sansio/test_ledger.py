@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from atom_sansio import LossReason
+from atom_sansio._inlet import Inlet
 from atom_sansio._ledger import Ledger
 
 
@@ -22,6 +23,33 @@ def test_pending() -> None:
     assert (ledger().pending, ledger().pending_bytes) == (5, 50)
     assert ledger(None).pending == 5
     assert ledger(None).room_events == sys.maxsize - 5
+
+
+def test_lending() -> None:
+    """An inlet is lent what it wants while there is plenty, and no more than it needs from the last eighth."""
+    it = Ledger(max_bytes=800, max_events=80)
+    inlet = Inlet("s", 0.0)
+    it.lend(inlet, 10, want_bytes=500, want_events=20)
+    assert (inlet.lent_bytes, inlet.lent_events, it.room_bytes, it.room_events) == (500, 20, 300, 60)
+    inlet.append(b"x" * 10)
+    it.lend(inlet, 10, want_bytes=500, want_events=20)
+    assert (it.room_bytes, it.room_events) == (300, 60), "it has what it wants"
+    it.lend(inlet, 10, want_bytes=5000, want_events=2000)
+    assert (it.room_bytes, it.room_events) == (100, 10)
+    other = Inlet("t", 0.0)
+    it.lend(other, 7, want_bytes=500, want_events=20)
+    assert (other.lent_bytes, other.lent_events, it.room_bytes, it.room_events) == (7, 1, 93, 9)
+    it.take_back(inlet, used_bytes=10, used_events=1)
+    assert (inlet.lent_bytes, inlet.lent_events, it.room_bytes, it.room_events) == (10, 1, 783, 78)
+
+
+def test_room() -> None:
+    """There is room for an event if both its bytes and one more event have room."""
+    assert ledger().has_room(50)
+    assert not ledger().has_room(51)
+    it = ledger()
+    it.room_events = 0
+    assert not it.has_room(1)
 
 
 def test_outcomes() -> None:
