@@ -9,7 +9,6 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -21,6 +20,7 @@ from atom_sansio import (
     Command,
     ConnectionFailed,
     FlushResult,
+    Intake,
     LocalError,
     OnFull,
     Options,
@@ -29,7 +29,6 @@ from atom_sansio import (
     SendRequest,
     Statistics,
     TrackerCore,
-    encode_event,
 )
 
 from ._loop import Loop
@@ -47,7 +46,7 @@ REPORT_TIME = 0.25
 """Seconds of a ``stop`` at most that are kept for telling ``on_loss`` what could not be sent."""
 
 
-class Tracker:
+class Tracker(Intake):
     """Carries events to a collector in the background of an event loop.
 
     An async context manager; leaving it stops it, also under an exception or cancellation, within five
@@ -68,7 +67,7 @@ class Tracker:
         # Re-entrant, since track_nowait() may run in a signal handler or a finaliser that interrupts it.
         self._lock = threading.RLock()
         self._core: TrackerCore | None = None
-        self._offer: Callable[[str, object], bytes | None] = self._offer_before_entering
+        self._lanes, self._late = {}, deque()
 
     async def __aenter__(self) -> Self:
         if self._core is not None:
@@ -82,7 +81,7 @@ class Tracker:
         self._reporter = Reporter(self._options.on_loss, self._group)
         offset = time.time() - self._loop.now()
         self._core = TrackerCore(self._options, source=os.urandom(16).hex(), unix_offset=offset)
-        self._offer = self._core.offer
+        self._lanes, self._late = self._core.lanes, self._core.late
         self._start_sender()
         return self
 
@@ -99,27 +98,10 @@ class Tracker:
 
     # -- what users call ------------------------------------------------------------------------------
 
-    def track_nowait(self, stream: str, event: object, *, auth_key: str | AuthKey | None = None) -> None:
-        """Accept *event* for delivery to *stream*, or raise; safe from any thread.
+    track_nowait = Intake._take
 
-        Args:
-            stream: 1 to 512 characters.
-            event: a ``str``, which is passed through unchanged, or any value that has a JSON form.
-            auth_key: signs this event instead of the stream's or the tracker's key.
-
-        Raises:
-            EventError: the event cannot be sent; nothing was accepted.
-            BacklogFull: there is no room, and ``on_full`` does not say to drop.
-            TrackerClosed: after :meth:`stop`.
-        """
-        if auth_key is None:
-            line = self._offer(stream, event)  # the quick way, without the lock
-            if line is not None:
-                self._track_line(stream, line, None)
-        else:
-            self._track_line(stream, encode_event(event), AuthKey.of(auth_key))
-
-    def _track_line(self, stream: str, line: bytes, key: AuthKey | None) -> None:
+    def _decide(self, stream: str, line: bytes, auth_key: str | AuthKey | None) -> None:
+        key = None if auth_key is None else AuthKey.of(auth_key)
         with self._lock:
             try:
                 if self._entered.track_line(stream, line, key, now=self._loop.now()):
@@ -218,9 +200,6 @@ class Tracker:
     def __repr__(self) -> str:
         state = "new" if self._core is None else self._core.state.value
         return f"<{type(self).__module__}.{type(self).__name__} {state} {self._options.endpoint}>"
-
-    def _offer_before_entering(self, stream: str, event: object) -> bytes | None:
-        return self._entered.offer(stream, event)
 
     @property
     def _entered(self) -> TrackerCore:

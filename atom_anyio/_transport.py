@@ -85,27 +85,27 @@ class StreamTransport:
             await connection.aclose()
 
     async def _acquire(self, origin: Origin) -> Connection:
-        from ._connection import Connection  # and with it h11: not before it is needed
-
         if self._closed:
             raise ConnectionFailed("the transport is closed")
-        while idle := [connection for connection in self._idle if connection.origin == origin]:
-            connection = idle[-1]
+        while (connection := next((each for each in reversed(self._idle) if each.origin == origin), None)) is not None:
             self._idle.remove(connection)
             if connection.usable(self._idle_timeout):
                 return connection
             await connection.aclose()
+        return self._connection(origin)
+
+    def _connection(self, origin: Origin) -> Connection:
+        from ._connection import Connection  # and with it h11: not before it is needed
+
         return Connection(origin, self._tls)
 
     async def _release(self, connection: Connection) -> None:
         if connection.reusable and not self._closed:
             self._idle.append(connection)
-            surplus = self._idle[: max(0, len(self._idle) - self._max_idle)]
-            del self._idle[: len(surplus)]
-        else:
-            surplus = [connection]
-        for each in surplus:
-            await each.aclose()
+            if len(self._idle) <= self._max_idle:
+                return
+            connection = self._idle.pop(0)
+        await connection.aclose()
 
     async def _tls(self) -> ssl.SSLContext:
         if self._ssl_context is None:

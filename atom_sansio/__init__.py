@@ -24,6 +24,7 @@ from ._errors import (
 )
 from ._flush import Flush
 from ._http import HttpConnection
+from ._intake import Intake
 from ._memory import Recorder
 from ._messages import (
     JSON,
@@ -76,6 +77,7 @@ __all__ = [
     "Flush",
     "FlushResult",
     "HttpConnection",
+    "Intake",
     "Keyring",
     "LaneInput",
     "LaneState",

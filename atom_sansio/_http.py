@@ -12,7 +12,7 @@ One exchange is ``send``, then ``receive_data`` for whatever arrives until ``nex
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Final, cast
 
 import h11
 
@@ -53,6 +53,7 @@ class HttpConnection:
         self._host = f"Host: {origin.authority}"
         # The limits here are exact, while h11's depends on how the bytes were cut.
         self._h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_REPLY)
+        self._idle = True
         self._awaited = False
         self._served = False
         self._eof = False
@@ -63,7 +64,7 @@ class HttpConnection:
     @property
     def reusable(self) -> bool:
         """Whether another request may be sent: none is under way, and the peer neither left nor talks on."""
-        return self._h11.our_state is h11.IDLE and not self._eof and not self._h11.trailing_data[0]
+        return self._idle and not self._eof
 
     @property
     def stale(self) -> bool:
@@ -97,6 +98,7 @@ class HttpConnection:
         if not _HEAD.fullmatch(head) or head.count("\n") != len(lines) - 1:
             # In general words: the target of a GET holds the event.
             raise ValueError("request has a method, target or header that HTTP does not allow")
+        self._idle = False
         self._awaited = True
         self._received = 0
         self._head = None
@@ -108,6 +110,7 @@ class HttpConnection:
     def receive_data(self, data: bytes) -> None:
         """Take what the peer sent; ``b""`` says that it closed its side.  Then call ``next_reply``."""
         if data:
+            self._idle = False  # nobody has asked
             self._received += len(data)
             self._h11.receive_data(data)
         else:
@@ -132,19 +135,22 @@ class HttpConnection:
     def _advance(self) -> Reply | None:
         while True:
             event = self._next_event()
-            if event is h11.NEED_DATA:
-                return None
-            if isinstance(event, h11.Response):
-                if event.http_version not in (b"1.1", b"1.0"):
+            kind = type(event)  # isinstance() asks the abstract base class of h11's events, which takes its time
+            if kind is h11.Response:
+                head = cast(h11.Response, event)
+                if head.http_version not in (b"1.1", b"1.0"):
                     raise ReplyError(f"{self._peer} replied in a version of HTTP that is not 1.1")
-                self._check_size(self._consumed())
-                self._head = event
-            elif isinstance(event, h11.Data):
-                if len(self._body) + len(event.data) > MAX_BODY:
+                self._check_consumed()
+                self._head = head
+            elif kind is h11.Data:
+                data = cast(h11.Data, event).data
+                if len(self._body) + len(data) > MAX_BODY:
                     raise ReplyError(f"{self._peer} sent a reply with a body of more than {MAX_BODY} bytes")
-                self._body += event.data
-            elif isinstance(event, h11.EndOfMessage):
+                self._body += data
+            elif kind is h11.EndOfMessage:
                 return self._finish()
+            elif event is h11.NEED_DATA:
+                return None
 
     def _next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
         try:
@@ -176,17 +182,19 @@ class HttpConnection:
 
     def _finish(self) -> Reply:
         assert self._head is not None
-        self._check_size(self._consumed())
+        self._check_consumed()
         self._awaited = False
         self._served = True
         if self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE:
+            self._idle = not self._h11.trailing_data[0]
             self._h11.start_next_cycle()
         headers = [(name.decode("ascii"), value.decode("latin-1")) for name, value in self._head.headers]
         return Reply(status=self._head.status_code, headers=tuple(headers), body=bytes(self._body))
 
-    def _consumed(self) -> int:
-        """Bytes of this reply up to the last event; those after a reply are not its own."""
-        return self._received - len(self._h11.trailing_data[0])
+    def _check_consumed(self) -> None:
+        """This reply's own bytes are within their limit; those behind it are not its own."""
+        if self._received > MAX_HEAD:  # else there is no need to count them
+            self._check_size(self._received - len(self._h11.trailing_data[0]))
 
     def _check_size(self, size: int) -> None:
         limit = MAX_HEAD if self._head is None else MAX_REPLY

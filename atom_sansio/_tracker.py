@@ -3,15 +3,15 @@
 A driver calls an input when something happens and then pulls :meth:`TrackerCore.next_command` until it is
 None.  It calls again when :meth:`TrackerCore.next_deadline` is reached, or when an input said so.
 
-Not thread-safe: a driver with threads holds one lock around each call, all but ``offer``.  But ``track`` may
-interrupt any other call in the same thread, as a signal handler or a finaliser does: an event for which something
-is to be decided is set aside then, and taken up when the interrupted call ends.
+Not thread-safe: a driver with threads holds one lock around each call.  But ``track`` may interrupt any other
+call in the same thread, as a signal handler or a finaliser does: such an event is set aside and taken up when
+the interrupted call ends.  Most events do not come here at all: an :class:`Intake` takes them in.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import count
 from math import inf
 from typing import Final
@@ -19,10 +19,10 @@ from typing import Final
 from ._backoff import backoff
 from ._breaker import Breaker
 from ._cut import escaped_size
-from ._encode import QUICKLY, encode_event, encode_quickly
+from ._encode import encode_event
 from ._errors import BacklogFull, ConnectionFailed, EventTooLarge, LocalError, RemoteError, TrackerClosed
 from ._flush import Flush
-from ._inlet import CLOSED, NO_INLET, Inlet
+from ._inlet import NO_INLET, Inlet
 from ._lane import Batch, Lane, split
 from ._ledger import Ledger
 from ._messages import Command, Loss, LossReason, Reply, ReportLoss, ReportParked, SendRequest, Statistics
@@ -66,7 +66,7 @@ class _Turn:
 
     def __exit__(self, *exc_info: object) -> None:
         self._core._busy = False
-        if self._core._interrupting or self._core._late:
+        if self._core._interrupting or self._core.late:
             self._core._take_up_interrupting()
 
 
@@ -101,7 +101,10 @@ class TrackerCore:
         self._max_bytes = options.max_batch_bytes  # lower once the collector said 413
         self._ledger = Ledger(max_bytes=options.max_pending_bytes, max_events=options.max_pending_events)
         self._schedule = Schedule()
-        self._by_stream = self._schedule.by_stream  # empty once closed, so that offer() need not ask
+        self.lanes: Mapping[str, Lane] = self._schedule.by_stream
+        """For an :class:`Intake`: the lanes of events that come without a key of their own."""
+        self.late: deque[Inlet] = deque()
+        """For an :class:`Intake`: inlets that were closed while an event was put in."""
         self._ages = Ages() if options.on_full is OnFull.DROP_OLDEST else None
         self._breaker = Breaker(options.retry)
         self._in_flight: dict[str, tuple[Lane, Batch, AuthKey | None]] = {}
@@ -113,7 +116,6 @@ class TrackerCore:
         self._busy = False
         self._turn = _Turn(self)
         self._interrupting: deque[tuple[str, bytes, AuthKey | None, float]] = deque()
-        self._late: deque[Inlet] = deque()
         self._taking_up = False
 
     # -- what the caller asks -------------------------------------------------------------------------
@@ -127,47 +129,13 @@ class TrackerCore:
             BacklogFull: there is no room, and ``on_full`` is ``block`` or ``raise``.  The driver waits or not.
             TrackerClosed: after :meth:`close`.
         """
-        line = self.offer(stream, event) if auth_key is None else encode_event(event)
-        return line is not None and self.track_line(stream, line, auth_key, now=now)
-
-    def offer(self, stream: str, event: object) -> bytes | None:
-        """Accept *event* if nothing needs to be decided for it; else give a line for :meth:`track_line`.
-
-        This is the quick way for nearly all events without a key of their own.  It may be called without the
-        lock that a driver with threads holds around all other calls, and in the midst of any of them.
-
-        Returns:
-            None if the event was accepted and there is nothing to do.
-
-        Raises:
-            EventError: the event cannot be sent; its subclasses say why.
-        """
-        # The quick way of encode_event(), without the call.
-        try:
-            line = encode_quickly(event, None, QUICKLY)
-        except TypeError:
-            line = None
-        if line is None or line.rfind(b"null") >= 0:
-            line = encode_event(event)
-        try:
-            inlet = self._by_stream[stream].inlet
-        except (KeyError, TypeError):
-            return line
-        lines = inlet.lines
-        events = inlet.events
-        if events >= inlet.max_events or len(lines) + len(line) > inlet.max_size:
-            return line
-        inlet.events = events + 1
-        lines += line
-        if inlet.max_events != CLOSED:
-            return None
-        self._late.append(inlet)  # it was closed since we looked, perhaps without this event
-        return b""
+        return self.track_line(stream, encode_event(event), auth_key, now=now)
 
     def track_line(self, stream: str, line: bytes, auth_key: AuthKey | None = None, *, now: float) -> bool:
-        """:meth:`track` for what :meth:`offer` gave, or for an event that was encoded by other means.
+        """:meth:`track` for an event that :func:`~atom_sansio.encode_event` has encoded.
 
-        For drivers with a lock: encoding may run code of the caller's, which must not happen under it.
+        For drivers with a lock: encoding may run code of the caller's, which must not happen under it.  An
+        empty *line* stands for an event that an :class:`Intake` has taken in already, too late perhaps.
         """
         if self._busy:
             _check_key(auth_key)
@@ -179,7 +147,7 @@ class TrackerCore:
             return self._accept(stream, line, auth_key, now) if line else True
         finally:
             self._busy = False
-            if self._interrupting or self._late:
+            if self._interrupting or self.late:
                 self._take_up_interrupting()
 
     def flush(self, *, now: float) -> Flush:
@@ -195,14 +163,12 @@ class TrackerCore:
         """:meth:`flush`, and take no more events.  Closing twice is harmless."""
         with self._turn:
             self._state = advance(TRACKER_TRANSITIONS, self._state, TrackerInput.CLOSE)
-            self._by_stream = {}
             return self._flush()
 
     def abandon(self, *, now: float) -> None:
         """Be closed now: what has no outcome is lost, with reason ``STOPPED``, and outcomes no longer count."""
         with self._turn:
             self._state = advance(TRACKER_TRANSITIONS, self._state, TrackerInput.ABANDON)
-            self._by_stream = {}
             self._in_flight.clear()
             for lane in self._schedule:
                 while lane.batches:
@@ -367,9 +333,9 @@ class TrackerCore:
             return
         self._taking_up = True
         try:
-            while self._interrupting or self._late:
-                while self._late:
-                    inlet = self._late.popleft()
+            while self._interrupting or self.late:
+                while self.late:
+                    inlet = self.late.popleft()
                     late = inlet.close().splitlines(keepends=True)
                     self._interrupting.extend((inlet.stream, line, None, inlet.since) for line in late)
                 if not self._interrupting:
@@ -426,8 +392,8 @@ class TrackerCore:
             raise TrackerClosed("the tracker was stopped and takes no more events")
         check_stream(stream)
         _check_key(auth_key)
-        if auth_key is None and stream in self._by_stream:
-            return self._by_stream[stream]
+        if auth_key is None and stream in self.lanes:
+            return self.lanes[stream]
         key = auth_key or self._keys.get(stream, self._options.auth_key)
         lane = self._schedule.find(stream, key) or Lane(stream, key, pinned=True)
         if auth_key is None:

@@ -31,6 +31,7 @@ class Connection:
         self._tls = tls
         self._http = HttpConnection(origin)
         self._socket: socket.socket | None = None
+        self._wait_for_reply: Callable[[float], object]
         self._would_block: tuple[type[OSError], ...] = (BlockingIOError,)
         self._buffered: Callable[[], int] = int  # bytes that TLS has read already; nothing without it
         self._written = False
@@ -58,24 +59,23 @@ class Connection:
 
     def exchange(self, request: Request, deadline: float) -> Reply:
         """Send *request* and wait for its reply, both before *deadline*, which is in monotonic seconds."""
-        peer = f"{self.origin.host}:{self.origin.port}"
         data = self._http.send(request)
         self._written = False
         try:
             if self._socket is None:
                 self._socket = self._connect(deadline)
             try:
-                self._write(self._socket, data, deadline)
+                spoken = self._write(self._socket, data, deadline)
             except TimeoutError:
                 raise
             except OSError:
-                pass  # there may be a reply all the same; else reading fails too
+                spoken = False  # there may be a reply all the same; else reading fails too
+            if not spoken:
+                self._read(self._socket, deadline)
             while (reply := self._http.next_reply()) is None:
-                if not self._buffered():
-                    _wait(self._socket, _READABLE, _left(deadline))
-                with suppress(*self._would_block):
-                    self._http.receive_data(self._socket.recv(_READ))
+                self._read(self._socket, deadline)
         except OSError as exc:
+            peer = f"{self.origin.host}:{self.origin.port}"
             if isinstance(exc, TimeoutError) and exc.errno is None:  # with one it is the kernel's verdict
                 raise RequestTimeout(f"{peer} did not reply in time") from exc
             raise ConnectionFailed(f"{peer}: {exc.strerror or exc}", stale=self._http.stale) from exc
@@ -88,8 +88,8 @@ class Connection:
             self._socket.close()
             self._socket = None
 
-    def _write(self, sock: socket.socket, data: bytes, deadline: float) -> None:
-        """Write all of *data*, or less if the peer speaks first.
+    def _write(self, sock: socket.socket, data: bytes, deadline: float) -> bool:
+        """Write all of *data*, or less if the peer speaks first; return whether it did.
 
         A server may refuse a request before it has read all of it, then stop reading or close.  (When it
         closes at once, over TLS, its words may be lost: OpenSSL reads nothing after a failed write.)
@@ -100,11 +100,21 @@ class Connection:
                 view = view[sock.send(view) :]
             if not view:
                 self._written = True
-                return
-            _wait(sock, _READABLE | _WRITABLE, _left(deadline))
+                return False
+            _waiter(sock, _READABLE | _WRITABLE)(_left(deadline))
             with suppress(*self._would_block):
                 self._http.receive_data(sock.recv(_READ))
-                return
+                return True
+
+    def _read(self, sock: socket.socket, deadline: float) -> None:
+        """Read what comes next of the reply."""
+        if not self._buffered():
+            self._wait_for_reply(_left(deadline))
+        try:
+            data = sock.recv(_READ)
+        except self._would_block:
+            return
+        self._http.receive_data(data)
 
     def _connect(self, deadline: float) -> socket.socket:
         sock = _connect(self.origin, deadline)
@@ -125,6 +135,7 @@ class Connection:
                 self._buffered = sock.pending
             # From here on it never blocks: to give it a timeout before each operation is a system call each.
             sock.settimeout(0)
+            self._wait_for_reply = _waiter(sock, _READABLE)
         except BaseException:
             sock.close()
             raise
@@ -142,15 +153,14 @@ _READABLE: Final = 1
 _WRITABLE: Final = 2
 
 
-def _wait(sock: socket.socket, what: int, timeout: float) -> None:
-    """Until *sock* can be read or written, whichever of them *what* says, or *timeout* is over."""
+def _waiter(sock: socket.socket, what: int) -> Callable[[float], object]:
+    """What waits until *sock* can be read or written, whichever of them *what* says, or for so many seconds."""
     if sys.platform == "win32":  # pragma: no cover
-        select.select([sock] if what & _READABLE else [], [sock] if what & _WRITABLE else [], [], timeout)
-    else:
-        poll = select.poll()  # select() on Unix does not take descriptors above 1023
-        events = (select.POLLIN if what & _READABLE else 0) | (select.POLLOUT if what & _WRITABLE else 0)
-        poll.register(sock, events)
-        poll.poll(timeout * 1000)
+        read, write = [sock] if what & _READABLE else [], [sock] if what & _WRITABLE else []
+        return lambda seconds: select.select(read, write, [], seconds)
+    poll = select.poll()  # select() on Unix does not take descriptors above 1023
+    poll.register(sock, (select.POLLIN if what & _READABLE else 0) | (select.POLLOUT if what & _WRITABLE else 0))
+    return lambda seconds: poll.poll(seconds * 1000)
 
 
 def _connect(origin: Origin, deadline: float) -> socket.socket:

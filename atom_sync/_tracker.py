@@ -19,6 +19,7 @@ from atom_sansio import (
     ConnectionFailed,
     Flush,
     FlushResult,
+    Intake,
     OnFull,
     Options,
     RemoteError,
@@ -26,7 +27,6 @@ from atom_sansio import (
     SendRequest,
     Statistics,
     TrackerCore,
-    encode_event,
 )
 
 from ._clock import Clock
@@ -50,7 +50,7 @@ REPORT_TIME = 0.25
 _live: WeakSet[Tracker] = WeakSet()
 
 
-class Tracker:
+class Tracker(Intake):
     """Carries events to a collector from any thread, in the background.
 
     Events of one stream and key arrive in the order they were tracked.  Leave it as a context manager or
@@ -87,37 +87,17 @@ class Tracker:
         self._woken = False
         self._reporter = Reporter(self._options.on_loss, self._clock)
         self._core = self._new_core()
-        self._offer = self._core.offer
+        self._lanes, self._late = self._core.lanes, self._core.late
 
     def _new_core(self) -> TrackerCore:
         return TrackerCore(self._options, source=self._clock.unique(), unix_offset=self._clock.unix_offset())
 
     # -- what users call ------------------------------------------------------------------------------
 
-    def track(self, stream: str, event: object, *, auth_key: str | AuthKey | None = None) -> None:
-        """Accept *event* for delivery to *stream*; returns at once, without any network I/O.
+    track = Intake._take
 
-        Blocks only while the pending budget is full and ``on_full`` is ``block``.
-
-        Args:
-            stream: 1 to 512 characters.
-            event: a ``str``, which is passed through unchanged, or any value that has a JSON form.
-            auth_key: signs this event instead of the stream's or the tracker's key.
-
-        Raises:
-            EventError: the event cannot be sent; nothing was accepted.
-            BacklogFull: there is no room, and waiting is not asked for, took ``block_timeout``, or would be
-                for the calling thread itself, which is one of the tracker's own.
-            TrackerClosed: after :meth:`stop`.
-        """
-        if auth_key is None:
-            line = self._offer(stream, event)  # the quick way, without the lock
-            if line is not None:
-                self._track_line(stream, line, None)
-        else:
-            self._track_line(stream, encode_event(event), AuthKey.of(auth_key))
-
-    def _track_line(self, stream: str, line: bytes, key: AuthKey | None) -> None:
+    def _decide(self, stream: str, line: bytes, auth_key: str | AuthKey | None) -> None:
+        key = None if auth_key is None else AuthKey.of(auth_key)
         with self._lock:
             try:
                 if self._core.track_line(stream, line, key, now=self._now()):

@@ -111,8 +111,6 @@ class SocketTransport:
             connection.close()
 
     def _acquire(self, origin: Origin) -> Connection:
-        from ._connection import Connection  # and with it h11 and socket: not before they are needed
-
         if self._process != os.getpid():  # two processes on one connection would read each other's replies
             self.reset_after_fork()
         while True:
@@ -124,24 +122,27 @@ class SocketTransport:
                         self._idle.remove(connection)
                         break
                 else:
-                    connection = Connection(origin, self._tls)
+                    connection = self._connection(origin)
                 self._busy.add(connection)
             if connection.usable(self._idle_timeout):
                 return connection
             connection.close()
             self._release(connection)
 
+    def _connection(self, origin: Origin) -> Connection:
+        from ._connection import Connection  # and with it h11 and socket: not before they are needed
+
+        return Connection(origin, self._tls)
+
     def _release(self, connection: Connection) -> None:
         with self._lock:
             self._busy.discard(connection)
             if connection.reusable and not self._closed:
                 self._idle.append(connection)
-                surplus = self._idle[: max(0, len(self._idle) - self._max_idle)]
-                del self._idle[: len(surplus)]
-            else:
-                surplus = [connection]
-        for each in surplus:
-            each.close()
+                if len(self._idle) <= self._max_idle:
+                    return
+                connection = self._idle.pop(0)
+        connection.close()
 
     def _tls(self) -> ssl.SSLContext:
         with self._lock:

@@ -105,7 +105,6 @@ def threads() -> None:
         tracker.set_auth_key("s", "new")
         tracker.handle_signals()
         assert_type(tracker.stop(), FlushResult)
-        tracker.track("s", 1, "key")  # type: ignore[call-arg]
         tracker.track(1, 1)  # type: ignore[arg-type]
     atom_sync.Tracker(on_full=OnFull.RAISE, transport=atom_sync.MemoryTransport)
     atom_sync.Tracker(no_such_option=1)  # type: ignore[call-arg]

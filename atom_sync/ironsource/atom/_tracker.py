@@ -64,10 +64,6 @@ class OldCore(TrackerCore):
         self._stream_limit = stream_limit
         self._streams: dict[str, _Stream] = {}  # those with events pending; some may have none left
 
-    def offer(self, stream: str, event: object) -> bytes | None:
-        """See :meth:`TrackerCore.offer`; here each event is counted, so none is taken that quickly."""
-        return encode_event(event)
-
     def track_line(self, stream: str, line: bytes, auth_key: AuthKey | None = None, *, now: float) -> bool:
         """See :meth:`TrackerCore.track_line`.
 
@@ -137,8 +133,8 @@ class OldTracker(Tracker):
         )
 
     def put(self, stream: str, text: str, key: AuthKey | None) -> None:
-        """Accept an event; see :meth:`Tracker.track`."""
-        self.track(stream, text, auth_key=key)
+        """Accept an event; see :meth:`Tracker.track`.  Each is counted, so none is taken in without the lock."""
+        self._decide(stream, encode_event(text), key)
 
     def _track_when_there_is_room(self, stream: str, line: bytes, key: AuthKey | None) -> None:
         # A backlog smaller than a batch is full before the batch is, and nobody else would make room soon.
