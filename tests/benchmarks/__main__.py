@@ -1,74 +1,124 @@
-"""``python -m tests.benchmarks``: prints the table of docs/performance.md."""
+"""``python -m tests.benchmarks``: what delivery costs, as a table against the limits and the targets."""
 
 from __future__ import annotations
 
 import argparse
-import gc
-import os
-import platform
-import random
-import statistics
+import json
+import sys
 import time
-from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
-from .loops import NEEDLE, SMALL, limit, limit_async, on, tasks, threads
-from .parts import show
-from .sink import Sink
+from . import comparison, regressions, report
+from .delivery import sink_cost
+from .rows import Row
+from .topics import TOPICS
 
-ROWS = {
-    "threads": (threads, limit),
-    "anyio on asyncio": (on("asyncio", tasks), on("asyncio", limit_async)),
-    "anyio on trio": (on("trio", tasks), on("trio", limit_async)),
-}
+ROUNDS = 5
+EPILOG = f"""
+topics: {", ".join(TOPICS)}
 
-
-def measure(rounds: int, count: int, batches: list[int], only: str) -> None:
-    events = [dict(SMALL, id=i) for i in range(count)]
-    rows = {name: pair for name, pair in ROWS.items() if only in name}
-    cpu: dict[tuple[str, str, int], list[float]] = defaultdict(list)
-    with Sink(NEEDLE) as sink:
-        jobs = [(name, part, batch) for name in rows for part in ("ours", "limit") for batch in batches]
-        for _ in range(rounds):
-            random.shuffle(jobs)
-            for name, part, batch in jobs:
-                run = rows[name][part == "limit"]
-                sink.reset()
-                gc.collect()
-                before = time.process_time()
-                run(sink, events, batch)
-                spent = time.process_time() - before
-                arrived = sink.stats()["events"]
-                if arrived != count:
-                    raise SystemExit(f"{name}, {part}, {batch} a batch: {arrived} of {count} events arrived")
-                cpu[name, part, batch].append(spent / count * 1e6)
-    print(f"| driver | batch | ours, us CPU an event | limit | ratio (median of {rounds}) |")
-    print("| --- | ---: | ---: | ---: | ---: |")
-    for name in rows:
-        for batch in batches:
-            ours, least = cpu[name, "ours", batch], cpu[name, "limit", batch]
-            ratio = statistics.median(a / b for a, b in zip(ours, least, strict=True))
-            print(
-                f"| {name} | {batch} | {statistics.median(ours):.3f} | {statistics.median(least):.3f} | {ratio:.2f} |"
-            )
+--write replaces the generated parts of docs/performance.md for which there are figures: the table and what
+belongs to it when no topic is missing, the peers and their plot when they were measured.
+"""
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds (default 5)")
-    parser.add_argument("--events", type=int, default=128_000, help="events a run (default 128000)")
-    parser.add_argument("--batch", type=int, nargs="+", default=[64, 2000], help="events a batch (default 64 2000)")
-    parser.add_argument("--only", default="", help="rows whose name holds this")
-    parser.add_argument("--parts", action="store_true", help="the parts one by one instead")
-    parser.add_argument("--cpu", type=int, default=0, help="the one CPU for client and sink (default 0)")
-    arguments = parser.parse_args()
-    os.sched_setaffinity(0, {arguments.cpu})
-    print(f"CPython {platform.python_version()}, {platform.machine()}, client and sink on one CPU\n")
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks",
+        description=__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--only", nargs="+", choices=TOPICS, metavar="TOPIC", help="measure only these topics")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"interleaved rounds (default {ROUNDS})")
+    parser.add_argument("--peers", action="store_true", help="also measure what users would pick instead")
+    parser.add_argument("--load", type=Path, metavar="FILE", help="start from these figures, and add what is asked for")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+    parser.add_argument("--write", action="store_true", help="write docs/performance.md and its plots")
+    parser.add_argument("--check", action="store_true", help="a short run against the recorded ratios, instead")
+    parser.add_argument("--record", action="store_true", help="record the ratios for --check, instead")
+    parser.add_argument("--parts", action="store_true", help="print the parts of delivery one by one, instead")
+    return parser.parse_args()
+
+
+def main() -> int:
+    arguments = _arguments()
+    if arguments.check:
+        return regressions.check()
+    if arguments.record:
+        regressions.record()
+        return 0
     if arguments.parts:
-        with Sink(NEEDLE) as sink:
-            show(sink)
-        return
-    measure(arguments.rounds, arguments.events, arguments.batch, arguments.only)
+        from . import parts
+
+        parts.show()
+        return 0
+    run: dict[str, Any] = json.loads(arguments.load.read_text()) if arguments.load else {"figures": {}}
+    for name in arguments.only or (() if arguments.load else TOPICS):
+        began = time.monotonic()
+        run["figures"][name] = TOPICS[name].measure(arguments.rounds)
+        print(f"{name}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+    run.setdefault("circumstances", report.circumstances(_command(arguments)))
+    if arguments.peers:
+        if not comparison.available():
+            raise SystemExit("there are no peers in this checkout")
+        run["figures"]["peers"] = comparison.measure(arguments.rounds)
+    _show(run)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(run, indent=1) + "\n")
+    if arguments.write:
+        _write(run)
+    return 0
+
+
+def _command(arguments: argparse.Namespace) -> list[str]:
+    """The arguments that decide what is measured, to be shown beside the figures."""
+    only = ["--only", *arguments.only] if arguments.only else []
+    rounds = ["--rounds", str(arguments.rounds)] if arguments.rounds != ROUNDS else []
+    return [*only, *rounds, *(["--peers"] if arguments.peers else []), *(["--write"] if arguments.write else [])]
+
+
+def _rows(figures: dict[str, Any]) -> Iterable[Row]:
+    return (row for name, topic in TOPICS.items() if name in figures for row in topic.rows(figures[name]))
+
+
+def _details(figures: dict[str, Any]) -> str:
+    """What some topics show below the table."""
+    shown = (
+        topic.details(figures[name]) for name, topic in TOPICS.items() if name in figures and hasattr(topic, "details")
+    )
+    return "\n\n".join(shown)
+
+
+def _show(run: dict[str, Any]) -> None:
+    figures = run["figures"]
+    print(report.preamble(run["circumstances"]))
+    print(f"\n{report.table(_rows(figures))}")
+    if "delivery" in figures:
+        print(f"\n{sink_cost(figures['delivery'])}")
+    print(f"\n{_details(figures)}")
+    if "peers" in figures:
+        print(f"\n{comparison.table(figures['peers'])}")
+
+
+def _write(run: dict[str, Any]) -> None:
+    figures = run["figures"]
+    blocks = {}
+    if all(name in figures for name in TOPICS):
+        parts = (report.preamble(run["circumstances"]), report.table(_rows(figures)), sink_cost(figures["delivery"]))
+        blocks["table"] = "\n\n".join(parts)
+        blocks["details"] = _details(figures)
+    if "peers" in figures:
+        blocks["peers"] = f"{comparison.table(figures['peers'])}\n\n![CPU an event, against peers](plots/peers.svg)"
+    if not blocks:
+        raise SystemExit("nothing is complete enough to be written")
+    from .plots import draw  # needs the extra "bench"
+
+    for path in [report.write(blocks), *draw(figures)]:
+        print(f"wrote {path.relative_to(report.ROOT)}", file=sys.stderr)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
