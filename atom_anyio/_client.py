@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import pkgutil
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from atom_sansio import CLIENT_OPTIONS, AuthKey, ClientCore, ConnectionFailed, Options, RemoteError, Request, Response
+from atom_sansio import CLIENT_OPTIONS, AuthKey, ClientCore, ConnectionFailed, RemoteError, Request, Response
 
+from ._environment import read_options
 from ._transport import StreamTransport, Transport
 
 if TYPE_CHECKING:
@@ -34,9 +34,7 @@ class Client:
     """
 
     def __init__(self, endpoint: str | None = None, **options: Unpack[ClientOptions]) -> None:
-        self._options = Options.read(
-            {"endpoint": endpoint, **options}, os.environ, pkgutil.resolve_name, only=CLIENT_OPTIONS
-        )
+        self._options = read_options({"endpoint": endpoint, **options}, only=CLIENT_OPTIONS)
         transport = StreamTransport if self._options.transport is None else self._options.transport
         self._transport: Transport = transport() if callable(transport) else transport
         self._core = ClientCore(self._options, source=os.urandom(16).hex())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import pkgutil
 import random
 import threading
 import time
@@ -23,7 +22,6 @@ from atom_sansio import (
     Intake,
     LocalError,
     OnFull,
-    Options,
     RemoteError,
     Reply,
     SendRequest,
@@ -31,6 +29,7 @@ from atom_sansio import (
     TrackerCore,
 )
 
+from ._environment import read_options
 from ._loop import Loop
 from ._reporter import Reporter
 from ._transport import StreamTransport, Transport
@@ -61,7 +60,7 @@ class Tracker(Intake):
     """
 
     def __init__(self, endpoint: str | None = None, **options: Unpack[TrackerOptions]) -> None:
-        self._options = Options.read({"endpoint": endpoint, **options}, os.environ, pkgutil.resolve_name)
+        self._options = read_options({"endpoint": endpoint, **options})
         transport = StreamTransport if self._options.transport is None else self._options.transport
         self._transport: Transport = transport() if callable(transport) else transport
         # Re-entrant, since track_nowait() may run in a signal handler or a finaliser that interrupts it.

@@ -4,9 +4,11 @@ Nothing here opens a socket, starts a thread, reads a clock, draws a random numb
 environment.  Drivers do (``atom_sync``, ``atom_anyio``, or one of your own) and tell the core.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from ._backoff import RetryPolicy, backoff
 from ._client import CLIENT_OPTIONS, ClientCore, ClientOptions
-from ._elements import element_texts
 from ._encode import encode_event
 from ._endpoint import Endpoint
 from ._errors import (
@@ -23,9 +25,7 @@ from ._errors import (
     TrackerClosed,
 )
 from ._flush import Flush
-from ._http import HttpConnection
 from ._intake import Intake
-from ._memory import Recorder
 from ._messages import (
     JSON,
     Command,
@@ -42,7 +42,6 @@ from ._messages import (
     Statistics,
 )
 from ._options import OnFull, Options, TrackerOptions
-from ._receive import Refused, Submission, answer, read_submission
 from ._request import SDK_VERSION
 from ._sign import AuthKey
 from ._state import (
@@ -55,7 +54,13 @@ from ._state import (
 )
 from ._tracker import TrackerCore
 from ._verdict import Verdict, retry_after, verdict
-from ._verify import Keyring
+
+if TYPE_CHECKING:
+    from ._elements import element_texts
+    from ._http import HttpConnection
+    from ._memory import Recorder
+    from ._receive import Refused, Submission, answer, read_submission
+    from ._verify import Keyring
 
 __all__ = [
     "CLIENT_OPTIONS",
@@ -115,3 +120,23 @@ __all__ = [
     "retry_after",
     "verdict",
 ]
+
+# What a program that only tracks does not use is imported at its first use: h11 and json take as long as all the rest.
+_LATER = {
+    "HttpConnection": "_http",
+    "Keyring": "_verify",
+    "Recorder": "_memory",
+    "Refused": "_receive",
+    "Submission": "_receive",
+    "answer": "_receive",
+    "element_texts": "_elements",
+    "read_submission": "_receive",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_LATER[name]}", __name__), name)
+    globals()[name] = value
+    return value

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from ._cut import escaped_growth, longest_fit, nth_line
 from ._flush import Flush, FlushShare
-from ._inlet import NO_INLET, Inlet, Segment
+from ._inlet import NO_INLET, Inlet, Segment, count_lines
 from ._request import array_text, envelope, envelope_size, quote
 from ._sign import AuthKey
 from ._state import LANE_TRANSITIONS, LaneInput, LaneState, advance
@@ -114,7 +114,7 @@ class Lane:
         """Let what is in the inlet wait as a segment, if there is anything; the next event opens another inlet."""
         inlet, self.inlet = self.inlet, NO_INLET
         lines = inlet.close()
-        segment = Segment(lines, lines.count(b"\n"), inlet.since, full, due)
+        segment = Segment(lines, count_lines(lines), inlet.since, full, due)
         if lines:
             if not isinstance(self.closed, deque):
                 self.closed = deque()

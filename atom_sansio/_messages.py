@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -112,6 +111,8 @@ class Loss:
     @property
     def events(self) -> tuple[JSON, ...]:
         """The events as JSON values, decoded at each access; integers are exact whatever their size."""
+        import json  # not before it is needed: it takes a third as long to import as the whole core
+
         return tuple(json.loads(line) for line in self.lines.splitlines())
 
     @property

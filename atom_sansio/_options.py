@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields
 from enum import Enum
@@ -158,6 +157,8 @@ def _parse(name: str, variable: str, text: str, resolve: Callable[[str], Any]) -
             return resolve(text)
         except (ImportError, AttributeError, ValueError) as error:
             raise ValueError(f"{variable} must be package.module:name of something there is: {error}") from error
+    import json  # not before it is needed
+
     try:
         value = json.loads(text)
     except ValueError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -10,8 +9,6 @@ from collections.abc import Callable
 from atom_sansio import Loss, ReportLoss, ReportParked
 
 from ._clock import Clock
-
-logger = logging.getLogger("atom")
 
 MAX_HELD = 16 * 1024 * 1024
 """Bytes of lost events that wait to be told.  A callback that is slower than losses come must not fill memory."""
@@ -82,7 +79,7 @@ class Reporter:
                     self._running = False
                     self._clock.notify_all(self._changed)
                     return None
-            logger.error("on_loss is slower than losses come: it was not told of %d, which statistics() counts", untold)
+            _log(f"on_loss is slower than losses come: it was not told of {untold}, which statistics() counts")
 
     def _tell(self, report: ReportLoss | ReportParked) -> None:
         if isinstance(report, ReportParked):
@@ -104,7 +101,13 @@ class Reporter:
     def _log_once(self, cause: object, message: str, error: BaseException | None = None) -> None:
         if cause not in self._logged:
             self._logged.add(cause)
-            logger.error(message, exc_info=error)
+            _log(message, error)
+
+
+def _log(message: str, error: BaseException | None = None) -> None:
+    import logging  # not before there is something to log: most programs never see that
+
+    logging.getLogger("atom").error(message, exc_info=error)
 
 
 def _size(report: ReportLoss | ReportParked) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
-import pkgutil
 import sys
 import threading
 import time
@@ -30,6 +29,7 @@ from atom_sansio import (
 )
 
 from ._clock import Clock
+from ._environment import read_options
 from ._reporter import Reporter
 from ._signals import stop_on_signals
 from ._transport import SocketTransport
@@ -65,7 +65,7 @@ class Tracker(Intake):
     """
 
     def __init__(self, endpoint: str | None = None, **options: Unpack[TrackerOptions]) -> None:
-        self._set_up(Options.read({"endpoint": endpoint, **options}, os.environ, pkgutil.resolve_name))
+        self._set_up(read_options({"endpoint": endpoint, **options}))
 
     def _set_up(self, options: Options, clock: Clock | None = None) -> None:
         self._options = options

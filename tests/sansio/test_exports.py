@@ -16,8 +16,8 @@ def imported(package: str) -> set[str]:
     path = Path(str(importlib.import_module(package).__file__))
     return {
         alias.asname or alias.name
-        for node in ast.parse(path.read_text("utf-8")).body
-        if isinstance(node, ast.ImportFrom) and node.module != "__future__"
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.ImportFrom) and node.level
         for alias in node.names
     }
 
