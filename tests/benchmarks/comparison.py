@@ -22,28 +22,5 @@ def measure(rounds: int) -> list[dict[str, Any]]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """All of it, as a Markdown table."""
-    lines = [
-        "| | version | CPU us an event | x limit | call us, median | 99 % | B a pending event | lost of a burst |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for row in rows:
-        if row["error"]:
-            lines.append(f"| {row['name']} | {row['version'] or ''} | not measured: {row['error']} | | | | | |")
-            continue
-        burst = row["burst"]
-        cells = [
-            row["name"],
-            row["version"] or "",
-            _figure(row["net_us"], 2),
-            _figure(row["ratio"], 1),
-            _figure(row["call_median_us"], 2),
-            _figure(row["call_p99_us"], 1),
-            _figure(row["pending_bytes"], 0),
-            f"{burst['lost']:,} of {burst['asked']:,}" if burst else "",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _figure(value: float | None, digits: int) -> str:
-    return "" if value is None else f"{value:,.{digits}f}"
+    text: str = importlib.import_module(f"{__package__}.peers.run").table(rows)
+    return text
