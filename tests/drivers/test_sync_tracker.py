@@ -104,6 +104,33 @@ class TestThreads:
                 seen = [event[1] for stream, event in transport.events if stream == f"s{rest}" and event[0] == me]
                 assert seen == [i for i in range(300) if i % 3 == rest]
 
+    def test_while_batches_are_closed(self) -> None:
+        """Threads that append while others flush lose nothing, double nothing, and keep their own order."""
+        transport = MemoryTransport()
+        threads, events = 4, 3000
+        before = sys.getswitchinterval()
+        sys.setswitchinterval(1e-6)
+        try:
+            with Tracker(ENDPOINT, transport=transport, max_batch_events=50) as tracker:
+
+                def track(number: int) -> None:
+                    for n in range(events):
+                        tracker.track("a", [number, n])
+                        if n % 100 == number:
+                            tracker.flush(0)
+
+                workers = [threading.Thread(target=track, args=(number,)) for number in range(threads)]
+                for worker in workers:
+                    worker.start()
+                for worker in workers:
+                    worker.join(PATIENCE)
+        finally:
+            sys.setswitchinterval(before)
+        check(tracker, transport, threads * events)
+        for number in range(threads):
+            mine = [event for _, event in transport.events if event[0] == number]
+            assert mine == [[number, n] for n in range(events)]
+
     def test_started_when_needed(self) -> None:
         """A tracker without work has no thread; one with work has a few, never more than max_in_flight."""
 

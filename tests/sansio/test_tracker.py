@@ -129,6 +129,29 @@ class TestTriggers:
         assert 1024 - 106 < len(command.request.body) <= 1024
         assert t.core.statistics().pending > command.events
 
+    def test_a_rest_waits_for_its_own_time(self) -> None:
+        """What is left of more than a batch is sent with what comes after it, at its own age."""
+        t = Tracker(max_batch_bytes=1024, flush_interval=10.0)
+        quotes = '"' * 100  # twice as long when escaped, which the first batch has to find out
+        t.track(quotes)
+        t.now = 1.0
+        while t.core.next_deadline() != -inf:
+            t.track(quotes)
+        command = t.send()
+        t.now = 5.0
+        t.answer(command)
+        assert t.core.next_deadline() == 10.0
+        assert not t.track("new"), "nothing is to be done sooner than before"
+        assert t.core.next_deadline() == 10.0
+        t.now = 10.0
+        sizes = []
+        while commands := t.sent():
+            (command,) = commands
+            sizes.append(command.events)
+            t.answer(command)
+        assert t.core.statistics().pending == 0
+        assert t.ledger()[1] > sum(sizes)
+
     def test_age(self) -> None:
         """A lane is sent at the very time its oldest event is flush_interval old, not before."""
         t = Tracker(flush_interval=0.1)

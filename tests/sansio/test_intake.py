@@ -1,0 +1,225 @@
+"""Most events get in without a decision; whatever happens at the same time, each is counted and sent once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from atom_sansio import (
+    AuthKey,
+    BacklogFull,
+    EventError,
+    EventTooLarge,
+    EventTypeError,
+    Intake,
+    LossReason,
+    Options,
+    Reply,
+    ReportLoss,
+    SendRequest,
+    TrackerClosed,
+    TrackerCore,
+)
+
+
+class Tracker(Intake):
+    """A core with an intake; it knows how many events were not taken in without a decision."""
+
+    def __init__(self, **options: Any) -> None:
+        self.core = TrackerCore(Options.read({"endpoint": "http://h/", **options}, {}, lambda name: None), source="s")
+        self._lanes, self._late = self.core.lanes, self.core.late
+        self.decided = 0
+
+    track = Intake._take
+
+    def _decide(self, stream: str, line: bytes, auth_key: str | AuthKey | None) -> None:
+        self.decided += 1
+        self.core.track_line(stream, line, None if auth_key is None else AuthKey.of(auth_key), now=0.0)
+
+    def flush(self) -> None:
+        self.core.flush(now=0.0)
+
+    def arrived(self) -> list[Any]:
+        """The events that are sent and delivered when everything is."""
+        events: list[Any] = []
+        self.core.flush(now=0.0)
+        while (command := self.core.next_command(now=0.0)) is not None:
+            if isinstance(command, SendRequest):
+                events += json.loads(json.loads(command.request.body)["data"])
+                self.core.response_received(
+                    command.batch_id, Reply(status=200, headers=(), body=b""), now=0.0, unit=0.0
+                )
+        return events
+
+    def losses(self) -> list[tuple[Any, LossReason]]:
+        found = []
+        while (command := self.core.next_command(now=0.0)) is not None:
+            if isinstance(command, ReportLoss):
+                found += [(event, command.loss.reason) for event in command.loss.events]
+        return found
+
+    def interrupt(self, *, before: Callable[[], object] = int, after: Callable[[], object] = int) -> None:
+        """Have something else happen just before or after the next event is appended: a thread's or a handler's doing."""
+
+        class Lines(bytearray):
+            def __iadd__(self, line: Any) -> Lines:  # type: ignore[override, misc]
+                inlet.lines = lines
+                before()
+                lines.extend(line)
+                after()
+                return self
+
+        inlet = self._lanes["a"].inlet
+        lines = inlet.lines
+        inlet.lines = Lines(lines)
+
+
+def test_without_a_decision() -> None:
+    """After a stream's first event the next ones are taken in at once, counted, and sent in order."""
+    t = Tracker()
+    events = [{"n": n, "none": None, "text": "é"} for n in range(50)]
+    for event in events:
+        t.track("a", event)
+    assert t.decided == 1
+    assert t.core.statistics().accepted == t.core.statistics().pending == 50
+    assert t.arrived() == events
+    assert t.core.statistics().delivered == 50
+
+
+def test_a_full_batch_is_a_decision() -> None:
+    """The event that makes a batch full is decided about, and the first one after it."""
+    t = Tracker(max_batch_events=10)
+    for n in range(10):
+        t.track("a", n)
+    assert t.decided == 2
+    assert isinstance(t.core.next_command(now=0.0), SendRequest)
+    t.track("a", 10)
+    assert t.decided == 3
+
+
+def test_what_cannot_be_sent() -> None:
+    """It is refused as a decision would, and nothing is accepted."""
+    t = Tracker(max_batch_bytes=1024)
+    t.track("a", 1)
+    for event, error in [
+        (float("nan"), EventError),
+        ({"a": [1, {"b": float("inf")}]}, EventError),
+        ({"a": object()}, EventTypeError),
+        ("x" * 2000, EventTooLarge),
+    ]:
+        with pytest.raises(error):
+            t.track("a", event)
+    for stream in (None, 7, [], ""):
+        with pytest.raises((TypeError, ValueError), match="stream"):
+            t.track(stream, 1)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="auth_key"):
+        t.track("a", 1, 7)  # type: ignore[arg-type]
+    assert t.core.statistics().accepted == 1
+
+
+def test_a_key_of_its_own() -> None:
+    """An event with a key of its own is always decided about, and goes into a batch of its own."""
+    t = Tracker()
+    t.track("a", 1)
+    t.track("a", 2, "key")
+    t.track("a", 3, auth_key=AuthKey("key"))
+    assert t.decided == 3
+    assert t.arrived() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("limit", [{"max_pending_events": 5}, {"max_batch_bytes": 1024, "max_pending_bytes": 1024}])
+def test_the_budget(limit: dict[str, Any]) -> None:
+    """What is lent without a decision is part of the budget, to the last event of any stream."""
+    t = Tracker(on_full="raise", **limit)
+    accepted = 0
+    with pytest.raises(BacklogFull):
+        while True:
+            t.track("ab"[accepted % 2], "x" * 60)
+            accepted += 1
+    statistics = t.core.statistics()
+    assert statistics.pending == accepted == (5 if "max_pending_events" in limit else 1024 // 63)
+    assert statistics.pending_bytes == accepted * 63
+    assert len(t.arrived()) == accepted
+    t.track("a", 1)
+
+
+def test_closed() -> None:
+    """After close nothing more gets in, whoever has tracked before."""
+    t = Tracker()
+    t.track("a", 1)
+    t.track("a", 2)
+    t.core.close(now=0.0)
+    with pytest.raises(TrackerClosed):
+        t.track("a", 3)
+    assert t.arrived() == [1, 2]
+
+
+def test_late() -> None:
+    """An inlet is closed just before an event is put in: the event is taken in again, behind what was there."""
+    t = Tracker()
+    t.track("a", 1)
+    t.track("a", 2)
+    t.interrupt(before=t.flush)
+    t.track("a", 3)
+    t.track("a", 4)
+    statistics = t.core.statistics()
+    assert (statistics.accepted, statistics.pending, statistics.pending_bytes) == (4, 4, 8)
+    assert t.arrived() == [1, 2, 3, 4]
+
+
+def test_just_in_time() -> None:
+    """An inlet is closed just after an event was put in: the event went along, and is not taken in twice."""
+    t = Tracker()
+    t.track("a", 1)
+    t.interrupt(after=t.flush)
+    t.track("a", 2)
+    assert t.core.statistics().pending == 2
+    assert t.arrived() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("end", "reason"),
+    [
+        (lambda t: t.core.abandon(now=0.0), LossReason.STOPPED),
+        (lambda t: (t.flush(), t.track("b", 1), t.track("b", 2)), LossReason.BACKLOG_FULL),
+    ],
+)
+def test_late_and_no_room(end: Callable[[Tracker], object], reason: LossReason) -> None:
+    """What came late and cannot be taken in any more is counted as lost, and reported."""
+    t = Tracker(max_pending_events=3, on_full="raise")
+    t.track("a", 1)
+    t.interrupt(before=lambda: end(t))
+    t.track("a", "late")
+    assert ("late", reason) in t.losses()
+    statistics = t.core.statistics()
+    assert statistics.lost[reason] == statistics.accepted - statistics.delivered - statistics.pending
+
+
+def test_late_within_another_call() -> None:
+    """A handler that comes late during a call of the core leaves its event for the end of that call."""
+    t = Tracker()
+    t.track("a", 1)
+    t.track("a", 2)
+
+    def during_a_call() -> None:
+        t.flush()
+        t.core._busy = True
+
+    t.interrupt(before=during_a_call)
+    t.track("a", 3)
+    assert t.core.statistics().pending == 2
+    t.core._busy = False
+    t.flush()
+    assert t.core.statistics().pending == 3
+    assert t.arrived() == [1, 2, 3]
+
+
+def test_a_driver_must_decide() -> None:
+    """An intake that does not say what happens to the rest is no driver."""
+    bare = Intake()
+    bare._lanes = {}
+    with pytest.raises(NotImplementedError):
+        bare._take("a", 1)
