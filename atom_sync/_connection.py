@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 _READ: Final = 16 * 1024
 """Bytes asked for at once; most replies have less than 200."""
 
+LONGEST_WAIT: Final = 1_000_000.0
+"""Seconds of one wait at most, 11 days: poll() takes milliseconds in a C int and raises OverflowError past 24."""
+
 
 class Connection:
     """One socket to *origin*; the first exchange connects it.  *tls* gives the context where there is TLS."""
@@ -146,7 +149,7 @@ def _left(deadline: float) -> float:
     left = deadline - monotonic()
     if left <= 0:
         raise TimeoutError
-    return left
+    return min(left, LONGEST_WAIT)
 
 
 _READABLE: Final = 1

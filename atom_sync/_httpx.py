@@ -44,6 +44,8 @@ class HttpxTransport:
 
         from atom_sansio._http import MAX_BODY
 
+        from ._connection import LONGEST_WAIT
+
         deadline = monotonic() + timeout
         peer = f"{request.origin.host}:{request.origin.port}"
         if self._client.is_closed:
@@ -56,7 +58,7 @@ class HttpxTransport:
                 # A reply that is not compressed needs no guard against one that unpacks to gigabytes.
                 headers=[*request.headers, ("Accept-Encoding", "identity")],
                 content=request.body,
-                timeout=timeout,
+                timeout=min(timeout, LONGEST_WAIT),
                 follow_redirects=False,
             ) as response:
                 for chunk in response.iter_raw():

@@ -67,6 +67,14 @@ def test_refused(driver, serve, make_request) -> None:
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize("timeout", [3e6, 1e10, 1e308])
+def test_more_time_than_a_system_call_takes(driver, serve, make_request, timeout) -> None:
+    """A time-out of months or ages is as good as none, not an overflow in the middle of a request."""
+    server = serve(lambda peer, _: peer.serve())
+    with driver.open("httpx") as transport:
+        assert transport.send(make_request(server), timeout=timeout).status == 200
+
+
 def test_impossible_name(driver, make_request) -> None:
     """A name that cannot even be asked for is a failed connection."""
     with driver.open("httpx") as transport, pytest.raises(ConnectionFailed):

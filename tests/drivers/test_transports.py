@@ -305,6 +305,13 @@ class TestFailures:
             transport.send(make_request(server, body=BIG), timeout=0.05)
         done.set()
 
+    @pytest.mark.parametrize("timeout", [3e6, 1e10, 1e308])
+    def test_more_time_than_a_system_call_takes(self, driver, serve, make_request, timeout) -> None:
+        """A time-out of months or ages is as good as none, not an overflow in the middle of a request."""
+        server = serve(lambda peer, _: peer.serve())
+        with driver.open("native") as transport:
+            assert transport.send(make_request(server), timeout=timeout).status == 200
+
     def test_no_time(self, driver, serve, make_request) -> None:
         """A request whose time is up already fails like any other."""
         server = serve(lambda peer, _: peer.serve())
