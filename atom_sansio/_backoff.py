@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from sys import float_info
 
+from ._shown import shown
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
@@ -35,7 +37,7 @@ class RetryPolicy:
                 kind = type(self.max_attempts).__name__
                 raise TypeError(f"RetryPolicy max_attempts must be an int or None, not {kind}")
             if self.max_attempts < 1:
-                raise ValueError(f"RetryPolicy max_attempts must be at least 1, not {self.max_attempts}")
+                raise ValueError(f"RetryPolicy max_attempts must be at least 1, not {shown(self.max_attempts)}")
         if self.max_elapsed is not None:
             _check_seconds("max_elapsed", self.max_elapsed)
 
@@ -44,7 +46,7 @@ def _check_seconds(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"RetryPolicy {name} must be a number of seconds, not {type(value).__name__}")
     if not 0 < value <= float_info.max:  # an int can be larger
-        raise ValueError(f"RetryPolicy {name} must be more than 0 and finite, not {value!r}")
+        raise ValueError(f"RetryPolicy {name} must be more than 0 and finite, not {shown(value)}")
 
 
 def backoff(attempt: int, *, base: float, cap: float, unit: float) -> float:

@@ -12,6 +12,7 @@ from ._backoff import RetryPolicy
 from ._endpoint import Endpoint
 from ._messages import Loss
 from ._request import check_stream
+from ._shown import shown
 from ._sign import AuthKey
 
 
@@ -119,7 +120,7 @@ class Options:
         if options.max_pending_bytes < options.max_batch_bytes:
             raise ValueError(
                 f"max_pending_bytes must be at least max_batch_bytes ({options.max_batch_bytes}),"
-                f" not {options.max_pending_bytes}"
+                f" not {shown(options.max_pending_bytes)}"
             )
         return options
 
@@ -161,13 +162,13 @@ def _parse(name: str, variable: str, text: str, resolve: Callable[[str], Any]) -
 
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         # Not chained: a JSON error carries the text, which may hold keys.
         raise ValueError(f"{variable} must be {_SPELLING.get(name, 'a number')}") from None
     if name == "retry":
         try:
             return RetryPolicy(**value)
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise ValueError(f"{variable} must be {_SPELLING[name]}: {error}") from None
     return value
 
@@ -185,7 +186,7 @@ def _integer(low: int, high: int | None = None) -> Callable[[str, Any], int]:
         if isinstance(value, bool) or not isinstance(value, int):
             raise TypeError(f"{name} must be an int {wanted}, not {type(value).__name__}")
         if value < low or (high is not None and value > high):
-            raise ValueError(f"{name} must be {wanted}, not {value}")
+            raise ValueError(f"{name} must be {wanted}, not {shown(value)}")
         return value
 
     return check
@@ -198,7 +199,7 @@ def _seconds(*, zero: bool = False) -> Callable[[str, Any], float]:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise TypeError(f"{name} must be a number of seconds {wanted}, not {type(value).__name__}")
         if not 0 <= value <= float_info.max or (value == 0 and not zero):  # an int can be larger
-            raise ValueError(f"{name} must be {wanted} and finite, in seconds, not {value}")
+            raise ValueError(f"{name} must be {wanted} and finite, in seconds, not {shown(value)}")
         return float(value)
 
     return check
@@ -215,7 +216,11 @@ def _auth_key(name: str, value: Any) -> AuthKey:
 def _auth_keys(name: str, value: Any) -> Mapping[str, AuthKey]:
     if not isinstance(value, Mapping):
         raise TypeError(f"{name} must be a mapping of stream to key, not {type(value).__name__}")
-    return {check_stream(stream): _auth_key(name, key) for stream, key in value.items()}
+    try:
+        return {check_stream(stream): _auth_key(name, key) for stream, key in value.items()}
+    except (TypeError, ValueError) as error:  # it says what is wrong with a stream or a key, and shows no key
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{name}: {error}") from None
 
 
 def _on_full(name: str, value: Any) -> OnFull:
@@ -223,7 +228,7 @@ def _on_full(name: str, value: Any) -> OnFull:
         return OnFull(value)
     except ValueError:
         choices = ", ".join(choice.value for choice in OnFull)
-        raise ValueError(f"{name} must be one of {choices}, not {value!r}") from None
+        raise ValueError(f"{name} must be one of {choices}, not {shown(value)}") from None
 
 
 def _retry(name: str, value: Any) -> RetryPolicy:

@@ -27,7 +27,17 @@ def test_bounds(attempt: int, base: float, more: float, unit: float) -> None:
 
 
 @pytest.mark.parametrize("name", ["base", "cap", "max_elapsed"])
-@pytest.mark.parametrize("value", [0, -1.0, float("nan"), float("inf"), pytest.param(10**400, id="huge")])
+@pytest.mark.parametrize(
+    "value",
+    [
+        0,
+        -1.0,
+        float("nan"),
+        float("inf"),
+        pytest.param(10**400, id="huge"),
+        pytest.param(-(10**5000), id="too long to write"),
+    ],
+)
 def test_seconds_out_of_range(name: str, value: Any) -> None:
     """Seconds are more than 0 and finite, and what is not is named."""
     with pytest.raises(ValueError, match=f"RetryPolicy {name} must be more than 0 and finite"):
