@@ -28,6 +28,7 @@ from atom_sansio import (
     Statistics,
     TrackerCore,
 )
+from atom_sansio._shown import shown
 
 from ._environment import read_options
 from ._loop import Loop
@@ -290,6 +291,6 @@ class Tracker(Intake):
 def _check_timeout(timeout: float) -> float:
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
         raise TypeError(f"timeout must be a number of seconds, at least 0, not {type(timeout).__name__}")
-    if not timeout >= 0:
-        raise ValueError(f"timeout must be at least 0 seconds, not {timeout}")
+    if not 0 <= timeout <= threading.TIMEOUT_MAX:  # as with threads; infinity would be no deadline
+        raise ValueError(f"timeout must be from 0 to {threading.TIMEOUT_MAX:.0f} seconds, not {shown(timeout)}")
     return timeout

@@ -27,6 +27,7 @@ from atom_sansio import (
     Statistics,
     TrackerCore,
 )
+from atom_sansio._shown import shown
 
 from ._clock import Clock
 from ._environment import read_options
@@ -301,7 +302,7 @@ def _check_timeout(timeout: float) -> float:
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
         raise TypeError(f"timeout must be a number of seconds, at least 0, not {type(timeout).__name__}")
     if not 0 <= timeout <= threading.TIMEOUT_MAX:
-        raise ValueError(f"timeout must be from 0 to {threading.TIMEOUT_MAX:.0f} seconds, not {timeout}")
+        raise ValueError(f"timeout must be from 0 to {threading.TIMEOUT_MAX:.0f} seconds, not {shown(timeout)}")
     return timeout
 
 

@@ -454,7 +454,16 @@ class TestLife:
     @pytest.mark.parametrize("method", ["flush", "stop"])
     @pytest.mark.parametrize(
         ("timeout", "error"),
-        [(-1, ValueError), (float("nan"), ValueError), ("1", TypeError), (None, TypeError), (True, TypeError)],
+        [
+            (-1, ValueError),
+            (float("nan"), ValueError),
+            (float("inf"), ValueError),
+            pytest.param(10**400, ValueError, id="too large for a float"),
+            pytest.param(10**5000, ValueError, id="too long to write"),
+            ("1", TypeError),
+            (None, TypeError),
+            (True, TypeError),
+        ],
     )
     def test_bad_timeout(self, run: Any, method: str, timeout: Any, error: type[Exception]) -> None:
         """A timeout that is none is refused, and nothing has been done."""

@@ -466,6 +466,8 @@ class TestLife:
             (-1, ValueError),
             (float("nan"), ValueError),
             (float("inf"), ValueError),
+            pytest.param(10**400, ValueError, id="too large for a float"),
+            pytest.param(10**5000, ValueError, id="too long to write"),
             ("1", TypeError),
             (None, TypeError),
             (True, TypeError),
