@@ -33,7 +33,7 @@ from atom_sansio._shown import shown
 from ._environment import read_options
 from ._loop import Loop
 from ._reporter import Reporter
-from ._transport import StreamTransport, Transport
+from ._transport import open_transport
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -62,8 +62,7 @@ class Tracker(Intake):
 
     def __init__(self, endpoint: str | None = None, **options: Unpack[TrackerOptions]) -> None:
         self._options = read_options({"endpoint": endpoint, **options})
-        transport = StreamTransport if self._options.transport is None else self._options.transport
-        self._transport: Transport = transport() if callable(transport) else transport
+        self._transport = open_transport(self._options.transport)
         # Re-entrant, since track_nowait() may run in a signal handler or a finaliser that interrupts it.
         self._lock = threading.RLock()
         self._core: TrackerCore | None = None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from atom_sansio import CLIENT_OPTIONS, AuthKey, ClientCore, RemoteError, Request, Response
 
 from ._environment import read_options
-from ._transport import SocketTransport, Transport, exchange
+from ._transport import exchange, open_transport
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -35,8 +35,7 @@ class Client:
 
     def __init__(self, endpoint: str | None = None, **options: Unpack[ClientOptions]) -> None:
         self._options = read_options({"endpoint": endpoint, **options}, only=CLIENT_OPTIONS)
-        transport = SocketTransport if self._options.transport is None else self._options.transport
-        self._transport: Transport = transport() if callable(transport) else transport
+        self._transport = open_transport(self._options.transport)
         self._core = ClientCore(self._options, source=os.urandom(16).hex())
 
     def put_event(

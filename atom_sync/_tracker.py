@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from atom_sansio import (
@@ -33,7 +33,7 @@ from ._clock import Clock
 from ._environment import read_options
 from ._reporter import Reporter
 from ._signals import stop_on_signals
-from ._transport import SocketTransport
+from ._transport import open_transport
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -72,8 +72,7 @@ class Tracker(Intake):
         self._options = options
         self._clock = clock or Clock()
         self._now = self._clock.now
-        transport = SocketTransport if options.transport is None else options.transport
-        self._transport = transport() if callable(transport) else transport
+        self._transport = open_transport(options.transport)
         self._begin()
         _live.add(self)
 
@@ -233,7 +232,8 @@ class Tracker(Intake):
         timeout = command.timeout if until is None else min(command.timeout, until - self._clock.now())
         outcome: object
         try:
-            outcome = self._transport.send(command.request, timeout=timeout)
+            given: Any = self._transport.send(command.request, timeout=timeout)
+            outcome = given
         except RemoteError as error:
             outcome = error
         except BaseException as error:  # a transport of the user's may raise anything

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import threading
 from time import monotonic
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from atom_sansio._errors import ConnectionFailed
 from atom_sansio._messages import Origin, Reply, Request
+from atom_sansio._shown import shown
 
 if TYPE_CHECKING:
     import ssl
@@ -38,6 +39,20 @@ class Transport(Protocol):
         ...
 
 
+def open_transport(given: Any) -> Transport:
+    """The transport that the option *given* stands for: itself, or what it makes when called; None for the native.
+
+    Raises:
+        TypeError: that is no transport, or one for the event loops of ``atom_anyio``.
+    """
+    transport = SocketTransport() if given is None else given() if callable(given) else given
+    for name in ("send", "close"):
+        if not callable(getattr(transport, name, None)):
+            kind = type(transport).__name__
+            raise TypeError(f"transport must have the methods send and close; {kind} has no {name}")
+    return cast(Transport, transport)
+
+
 def exchange(transport: Transport, request: Request, timeout: float) -> Reply:
     """:meth:`Transport.send`, and once more if an idle connection turned out to be dead.
 
@@ -61,16 +76,22 @@ class SocketTransport:
             a silent connection after some minutes and then swallow what is sent on it.
 
     Raises:
+        TypeError: *ssl_context* is no ``ssl.SSLContext``.
         ValueError: *max_idle* or *idle_timeout* is no number from 0 up.
     """
 
     def __init__(
         self, *, ssl_context: ssl.SSLContext | None = None, max_idle: int = 16, idle_timeout: float = 60.0
     ) -> None:
-        if not isinstance(max_idle, int) or max_idle < 0:
-            raise ValueError(f"max_idle must be an int from 0 up, not {max_idle!r}")
-        if not isinstance(idle_timeout, (int, float)) or not idle_timeout >= 0:
-            raise ValueError(f"idle_timeout must be seconds from 0 up, not {idle_timeout!r}")
+        if isinstance(max_idle, bool) or not isinstance(max_idle, int) or max_idle < 0:
+            raise ValueError(f"max_idle must be an int from 0 up, not {shown(max_idle)}")
+        if isinstance(idle_timeout, bool) or not isinstance(idle_timeout, (int, float)) or not idle_timeout >= 0:
+            raise ValueError(f"idle_timeout must be seconds from 0 up, not {shown(idle_timeout)}")
+        if ssl_context is not None:
+            import ssl
+
+            if not isinstance(ssl_context, ssl.SSLContext):
+                raise TypeError(f"ssl_context must be an ssl.SSLContext, not {type(ssl_context).__name__}")
         self._ssl_context = ssl_context
         self._max_idle = max_idle
         self._idle_timeout = idle_timeout

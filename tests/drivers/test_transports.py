@@ -15,6 +15,8 @@ import anyio
 import pytest
 import trustme
 
+import atom_anyio
+import atom_sync
 from atom_anyio._transport import StreamTransport
 from atom_sansio._errors import ConnectionFailed, ReplyError, RequestTimeout
 from atom_sansio._messages import Origin, Reply
@@ -218,16 +220,36 @@ class TestReuse:
         [
             {"max_idle": -1},
             {"max_idle": 1.5},
+            {"max_idle": True},
             {"idle_timeout": -1},
             {"idle_timeout": float("nan")},
             {"idle_timeout": "1"},
+            {"idle_timeout": True},
+            {"ssl_context": True},
+            {"ssl_context": "ca.pem"},
         ],
     )
     @pytest.mark.parametrize("transport", [SocketTransport, StreamTransport])
     def test_bad_options(self, transport, options) -> None:
-        """A wrong option is refused by name."""
-        with pytest.raises(ValueError, match=next(iter(options))):
+        """A wrong option is refused by name, and not when the first request fails for it."""
+        with pytest.raises((TypeError, ValueError), match=next(iter(options))):
             transport(**options)
+
+
+@pytest.mark.parametrize(
+    ("make", "wrong"),
+    [
+        (atom_sync.Tracker, atom_anyio.MemoryTransport),
+        (atom_sync.Client, atom_anyio.MemoryTransport()),
+        (atom_anyio.Tracker, atom_sync.MemoryTransport),
+        (atom_anyio.Client, atom_sync.MemoryTransport()),
+        *((module.Tracker, wrong) for module in (atom_sync, atom_anyio) for wrong in (object, dict, lambda: None)),
+    ],
+)
+def test_no_transport(make, wrong) -> None:
+    """The other driver's transport, and what makes none, are refused when the tracker or client is built."""
+    with pytest.raises(TypeError, match=r"^transport must have the methods send and a?close; \w+ has no "):
+        make("http://collector.example/", transport=wrong)
 
 
 class TestFailures:
