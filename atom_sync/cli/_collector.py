@@ -45,7 +45,17 @@ def collector(
         raise click.ClickException(str(error)) from error
     try:
         keyring = read_keyring(keys, default_key=default_key, file=keys_file, environment=os.environ)
-        with Store(store_path) as store:
-            serve(store, keyring, host=host, port=port, on_listening=lambda url: click.echo(f"listening on {url}"))
-    except (ValueError, OSError, StoreFailed) as error:
+    except UnicodeDecodeError:
+        raise click.ClickException(f"{keys_file} is not UTF-8") from None  # it holds the file's bytes: keys
+    except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
+    try:
+        store = Store(store_path)
+    except (OSError, StoreFailed) as error:
+        raise click.ClickException(str(error)) from error
+    with store:
+        try:
+            serve(store, keyring, host=host, port=port, on_listening=lambda url: click.echo(f"listening on {url}"))
+        except OSError as error:
+            reason = error.strerror or error
+            raise click.ClickException(f"cannot listen on {host!r}, port {port}: {reason}") from error

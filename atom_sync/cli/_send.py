@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import os
 import sys
 import zlib
@@ -25,8 +26,17 @@ from atom_sync import Tracker
 PROBLEMS_SHOWN = 20
 """Bad lines whose numbers are printed; the rest is counted."""
 
+HURRY = 0.2
+"""Seconds that stopping may take after another Ctrl-C."""
+
 TURN = 0.2
 """Seconds between looks at the progress while delivery is awaited."""
+
+
+def _finite(context: click.Context, parameter: click.Parameter, value: float) -> float:
+    if not math.isfinite(value):
+        raise click.BadParameter(f"{value} is not finite.")
+    return value
 
 
 @click.command()
@@ -39,6 +49,7 @@ TURN = 0.2
     type=click.FloatRange(min=0, min_open=True),
     default=30.0,
     show_default=True,
+    callback=_finite,
     help="Seconds without progress after which to give up.",
 )
 def send(file: Path, stream: str, endpoint: str, auth_key_env: str | None, timeout: float) -> None:
@@ -74,7 +85,11 @@ def send(file: Path, stream: str, endpoint: str, auth_key_env: str | None, timeo
     except (OSError, EOFError, zlib.error) as error:
         job.problem(f"cannot read {file}: {error}")
     finally:
-        tracker.stop(5.0 if interrupted else 1.0)
+        try:
+            tracker.stop(5.0 if interrupted else 1.0)
+        except KeyboardInterrupt:  # in a hurry, but what became of the events is still to be told
+            interrupted = True
+            tracker.stop(HURRY)
     delivered = tracker.statistics().delivered
     job.say(f"{delivered} of {job.events} events delivered in {tracker.statistics().requests} requests")
     for why, events in lost.items():
@@ -160,6 +175,8 @@ class _Job:
 @contextmanager
 def _open(file: Path) -> Iterator[IO[bytes]]:
     """The lines of *file*, or of standard input; unpacked if it begins as gzip does."""
+    if str(file) == "-" and sys.stdin is None:
+        raise OSError("standard input is closed")
     with click.open_file(str(file), "rb") as opened:  # standard input stays open
         source = cast(BufferedReader, opened)
         if source.peek(2)[:2] == b"\x1f\x8b":

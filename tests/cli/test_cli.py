@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import PIPE, Popen
 from typing import Any
 from urllib.request import urlopen
 
@@ -18,11 +19,14 @@ import pytest
 from click.testing import CliRunner, Result
 
 from atom_anyio.collector import Collector
+from atom_sansio import FlushResult
+from atom_sync import Tracker
 from atom_sync.cli._demo import _compare, _Row
 from atom_sync.cli._group import atom_events
 
 KEY = "canary-key-7f3a"
 ENVIRONMENT = {"EVENTS_KEY": KEY}
+PROGRAM = [sys.executable, "-c", "from atom_sync.cli import main; main()"]
 
 
 @pytest.fixture
@@ -176,6 +180,8 @@ def test_a_full_backlog_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--stream", "", "--endpoint", "http://x/"], "stream must have 1 to 512 characters"),
         (["--stream", "s", "--endpoint", "http://x/", "--auth-key-env", "NO_SUCH"], "NO_SUCH holds no key"),
         (["--stream", "s", "--endpoint", "http://x/", "--timeout", "0"], "0.0 is not in the range"),
+        (["--stream", "s", "--endpoint", "http://x/", "--timeout", "nan"], "'--timeout': nan is not finite"),
+        (["--stream", "s", "--endpoint", "http://x/", "--timeout", "inf"], "'--timeout': inf is not finite"),
     ],
 )
 def test_bad_arguments(arguments: list[str], words: str) -> None:
@@ -187,11 +193,10 @@ def test_bad_arguments(arguments: list[str], words: str) -> None:
 
 def test_ctrl_c_stops_cleanly(collector: str) -> None:
     """Ctrl-C sends what was read, says how much, and leaves no traceback."""
-    program = [sys.executable, "-c", "from atom_sync.cli import main; main()", "send", "-", "--stream", "other"]
-    with subprocess.Popen(
-        [*program, "--endpoint", collector],
-        stdin=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+    with Popen(
+        [*PROGRAM, "send", "-", "--stream", "other", "--endpoint", collector],
+        stdin=PIPE,
+        stderr=PIPE,
         env={**os.environ, "ATOM_MAX_BATCH_EVENTS": "1", "ATOM_FLUSH_INTERVAL": "600"},
     ) as process:
         assert process.stdin is not None
@@ -205,6 +210,74 @@ def test_ctrl_c_stops_cleanly(collector: str) -> None:
         assert process.wait(30) == 130
     assert "Traceback" not in errors
     assert "2 of 2 events delivered" in errors
+
+
+def test_ctrl_c_again_hurries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another Ctrl-C ends the wait for delivery, and what is lost is still told."""
+    stop = Tracker.stop
+    timeouts: list[float] = []
+
+    def interrupted(self: Tracker, timeout: float) -> FlushResult:
+        timeouts.append(timeout)
+        if len(timeouts) == 1:
+            raise KeyboardInterrupt
+        return stop(self, timeout)
+
+    monkeypatch.setattr(Tracker, "stop", interrupted)
+    result = send("http://127.0.0.1:9/", "-", "--timeout", "0.05", stdin=b'{"id":1}\n')
+    assert result.exit_code == 130
+    assert timeouts[1] < timeouts[0]
+    assert "0 of 1 events delivered" in result.output
+    assert "1 lost, stopped" in result.output
+
+
+def test_ctrl_c_while_it_loads() -> None:
+    """Ctrl-C before there is anything to stop leaves no traceback either."""
+    code = (
+        "import sys\n"
+        "from atom_sync.cli import main\n"
+        "class Interrupted:\n"
+        "    def find_spec(name, path, target=None):\n"
+        "        raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupted)\n"
+        "main()\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (130, "")
+
+
+def test_a_closed_standard_input_is_reported(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where there is no standard input it says so."""
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(SystemExit, match=r"^1$"):
+        atom_events.main(["send", "-", "--stream", "s", "--endpoint", "http://127.0.0.1:9/"])
+    assert "cannot read -: standard input is closed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--host", "192.0.2.1"], "cannot listen on '192.0.2.1', port 0: "),
+        (["--store", "no/such/folder.db"], "No such file or directory: 'no/such/folder.db'"),
+    ],
+)
+def test_why_the_collector_does_not_start(arguments: list[str], words: str) -> None:
+    """The message names what it is about."""
+    result = CliRunner().invoke(atom_events, ["collector", "--port", "0", "--store", ":memory:", *arguments])
+    assert result.exit_code == 1
+    assert words in result.output
+
+
+def test_a_file_of_keys_in_another_encoding(tmp_path: Path) -> None:
+    """A file of keys that is not UTF-8 is named, and no byte of it is shown."""
+    file = tmp_path / "keys.txt"
+    file.write_bytes(f"s={KEY}\xe9\n".encode("latin-1"))
+    result = CliRunner().invoke(atom_events, ["collector", "--store", ":memory:", "--keys-file", str(file)])
+    assert result.exit_code == 1
+    assert f"{file} is not UTF-8" in result.output.replace("\n", "")
+    assert KEY not in result.output
 
 
 def test_help_names_the_commands() -> None:
