@@ -16,6 +16,7 @@ from typing import Any, Final
 import orjson
 
 from ._errors import EventError, EventTypeError
+from ._shown import shown
 
 encode_quickly = orjson.dumps
 QUICKLY: Final = orjson.OPT_APPEND_NEWLINE | orjson.OPT_PASSTHROUGH_DATACLASS
@@ -91,7 +92,7 @@ def _plain(value: object, path: str, above: tuple[int, ...]) -> Any:
         raise EventError(f"event is nested deeper than {MAX_DEPTH} levels")
     above = (*above, id(value))
     if isinstance(value, dict):
-        plain = {_key(key, path): _plain(item, f"{path}[{key!r}]", above) for key, item in value.items()}
+        plain = {_key(key, path): _plain(item, f"{path}[{shown(key)}]", above) for key, item in value.items()}
         if len(plain) < len(value):
             raise EventError(f"{path} has two keys that JSON writes alike, such as 1 and '1'")
         return plain

@@ -178,6 +178,12 @@ def test_refused_types(event: Any, message: str) -> None:
     assert isinstance(caught.value, TypeError)
 
 
+def test_a_long_key_is_cut_short() -> None:
+    """The path to what is refused names long keys by their beginning, since messages end up in logs."""
+    with pytest.raises(EventError, match=r"^event\['x{56}\.\.\.\]\[0\] is nan, which JSON does not have$"):
+        encode_event({"x" * 100_000: [math.nan]})
+
+
 @pytest.mark.parametrize("kind", [list, dict, Point])
 def test_cycle(kind: Any) -> None:
     """What holds itself is refused, and what merely occurs twice is not."""
