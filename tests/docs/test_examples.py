@@ -71,10 +71,11 @@ def in_language(language: str, *pages: Path) -> list[Block]:
 @pytest.fixture
 def quick_hypothesis() -> Iterator[None]:
     """Few examples, no database in the working directory, no look at the clock."""
+    hypothesis.settings.register_profile("before", hypothesis.settings.default)
     hypothesis.settings.register_profile("docs", max_examples=25, database=None, deadline=None)
     hypothesis.settings.load_profile("docs")
     yield
-    hypothesis.settings.load_profile("default")
+    hypothesis.settings.load_profile("before")
 
 
 @pytest.mark.usefixtures("quick_hypothesis")
