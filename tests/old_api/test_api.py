@@ -314,6 +314,8 @@ def test_low_level_arguments(low: MakeLow, caplog: pytest.LogCaptureFixture) -> 
     atom, transport = low(request_timeout=0)
     assert "request_timeout must be" in caplog.text
     assert atom._timeout == 60
+    low(request_timeout=-(10**5000))
+    assert "request_timeout must be a number from 0.001 up, not an int of 16610 bits: 60.0 is taken" in caplog.text
     with pytest.raises(TypeError, match="method must be"):
         atom.put_event("s", {}, None)
     assert transport.requests == []

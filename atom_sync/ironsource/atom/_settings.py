@@ -6,6 +6,8 @@ import logging
 from math import inf
 from typing import TypeVar
 
+from atom_sansio._shown import shown
+
 _T = TypeVar("_T", int, float)
 
 
@@ -16,5 +18,5 @@ def read_number(logger: logging.Logger, name: str, value: object, default: _T, *
         return value
     range_ = f"from {low:g} up" if high == inf else f"from {low:g} to {high:g}"
     kind = "an int" if isinstance(default, int) else "a number"
-    logger.warning("%s must be %s %s, not %r: %r is taken", name, kind, range_, value, default)
+    logger.warning("%s must be %s %s, not %s: %r is taken", name, kind, range_, shown(value), default)
     return default
