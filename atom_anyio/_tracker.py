@@ -18,6 +18,7 @@ from atom_sansio import (
     BacklogFull,
     Command,
     ConnectionFailed,
+    Flush,
     FlushResult,
     Intake,
     LocalError,
@@ -73,7 +74,9 @@ class Tracker(Intake):
             raise LocalError("a tracker is entered once")
         self._loop = Loop.running()
         self._idle: deque[anyio.Event] = deque()  # one for each sender that waits for work
-        self._progress = anyio.Event()  # flush, stop and a blocked track wait for it
+        self._room = anyio.Event()  # a blocked track waits for it
+        self._done = anyio.Event()  # flush and stop wait for it
+        self._followed: list[Flush] = []
         self._senders = 0
         self._scopes: set[anyio.CancelScope] = set()
         self._group = await anyio.create_task_group().__aenter__()
@@ -129,7 +132,7 @@ class Tracker(Intake):
             else:
                 break
             with anyio.CancelScope(deadline=until):
-                await self._progress.wait()
+                await self._room.wait()
         await cancel_shielded_checkpoint()
 
     async def flush(self, timeout: float = 5.0) -> FlushResult:
@@ -145,9 +148,7 @@ class Tracker(Intake):
         with self._lock:
             flush = self._entered.flush(now=self._loop.now())
         self._wake()
-        with anyio.CancelScope(deadline=until):
-            while not flush.done:
-                await self._progress.wait()
+        await self._follow(flush, until)
         return flush.result
 
     async def stop(self, timeout: float = 5.0) -> FlushResult:
@@ -167,9 +168,7 @@ class Tracker(Intake):
         with self._lock:
             flush = core.close(now=self._loop.now())
         self._wake()
-        with anyio.CancelScope(deadline=until - min(REPORT_TIME, timeout / 10)):
-            while not flush.done:
-                await self._progress.wait()
+        await self._follow(flush, until - min(REPORT_TIME, timeout / 10))
         with self._lock:
             if not flush.done:
                 core.abandon(now=self._loop.now())
@@ -183,6 +182,16 @@ class Tracker(Intake):
         self._reporter.close()
         await self._transport.aclose()
         return flush.result
+
+    async def _follow(self, flush: Flush, until: float) -> None:
+        """Wait for the outcome of all that *flush* follows, but not past *until*."""
+        self._followed.append(flush)
+        try:
+            with anyio.CancelScope(deadline=until):
+                while not flush.done:
+                    await self._done.wait()
+        finally:
+            self._followed.remove(flush)
 
     def statistics(self) -> Statistics:
         """The ledger as it stands: what was accepted, delivered, lost and why, and is pending."""
@@ -275,8 +284,13 @@ class Tracker(Intake):
         self._group.start_soon(self._sender, name="atom-sender")
 
     def _notify_progress(self) -> None:
-        self._progress.set()
-        self._progress = anyio.Event()
+        """Let go on who waits for what has happened now."""
+        if self._room.statistics().tasks_waiting:
+            self._room.set()
+            self._room = anyio.Event()
+        if any(flush.done for flush in self._followed):
+            self._done.set()
+            self._done = anyio.Event()
 
     async def _sender(self) -> None:
         # Shielded, so that what is in flight when the program is cancelled can still be confirmed by stop().

@@ -81,7 +81,9 @@ class Tracker(Intake):
         # Re-entrant, since track() may run in a signal handler or a finaliser that interrupts track().
         self._lock = threading.RLock()
         self._work = threading.Condition(self._lock)  # senders wait for it
-        self._progress = threading.Condition(self._lock)  # flush, stop and a blocked track wait for it
+        self._room = threading.Condition(self._lock)  # a blocked track waits for it; there may be some at each outcome
+        self._done = threading.Condition(self._lock)  # flush and stop wait for it
+        self._followed: list[Flush] = []
         self._senders = self._idle = 0
         self._sender_threads: set[int] = set()
         self._woken = False
@@ -102,7 +104,7 @@ class Tracker(Intake):
             try:
                 if self._core.track_line(stream, line, key, now=self._now()):
                     self._wake()
-                    self._clock.notify_all(self._progress)  # an older event may have been dropped for this one
+                    self._notify_progress()  # an older event may have been dropped for this one
                 elif not self._senders:  # the last attempt to start one failed
                     self._wake()
             except BacklogFull:
@@ -126,8 +128,7 @@ class Tracker(Intake):
             flush = self._core.flush(now=self._clock.now())
             if not flush.done:
                 self._wake()
-            while not flush.done and self._clock.now() < until:
-                self._clock.wait(self._progress, until)
+            self._follow(flush, until)
             return flush.result
 
     def stop(self, timeout: float = 5.0) -> FlushResult:
@@ -147,12 +148,11 @@ class Tracker(Intake):
         if not self._senders:  # the interpreter shuts down and starts no more threads
             self._run(until=cut)
         with self._lock:
-            while not flush.done and self._clock.now() < cut:
-                self._clock.wait(self._progress, cut)
+            self._follow(flush, cut)
             if not flush.done:
                 self._core.abandon(now=self._clock.now())
             self._clock.notify_all(self._work)
-            self._clock.notify_all(self._progress)
+            self._notify_progress()
         self._run(until=cut)  # all that is left are reports
         self._reporter.wait(until)
         self._transport.close()
@@ -164,6 +164,15 @@ class Tracker(Intake):
             flush = self._core.close(now=self._clock.now())
             self._wake()
             return flush
+
+    def _follow(self, flush: Flush, until: float) -> None:
+        """Wait for the outcome of all that *flush* follows, but not past *until*."""
+        self._followed.append(flush)
+        try:
+            while not flush.done and self._clock.now() < until:
+                self._clock.wait(self._done, until)
+        finally:
+            self._followed.remove(flush)
 
     def statistics(self) -> Statistics:
         """The ledger as it stands: what was accepted, delivered, lost and why, and is pending."""
@@ -246,7 +255,13 @@ class Tracker(Intake):
                 self._core.response_received(command.batch_id, outcome, now=now, unit=unit)
             else:
                 self._core.send_failed(command.batch_id, outcome, now=now, unit=unit)
-            self._clock.notify_all(self._progress)
+            self._notify_progress()
+
+    def _notify_progress(self) -> None:
+        """Let go on who waits for what has happened now.  To wake the others would cost more than the core's part."""
+        self._clock.notify_all(self._room)
+        if any(flush.done for flush in self._followed):
+            self._clock.notify_all(self._done)
 
     def _wake(self) -> None:
         """Have a sender look for work: an idle one, or one more if there may be more."""
@@ -273,7 +288,7 @@ class Tracker(Intake):
         timeout = self._options.block_timeout
         until = None if timeout is None else self._clock.now() + timeout
         while True:
-            self._clock.wait(self._progress, until)
+            self._clock.wait(self._room, until)
             now = self._clock.now()
             try:
                 if self._core.track_line(stream, line, key, now=now):

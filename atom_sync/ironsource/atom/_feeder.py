@@ -141,11 +141,11 @@ class FeedingTracker(OldTracker):
             self._move_all(cut)
         with self._lock:
             while self._streams and not self._closed and self._clock.now() < cut:
-                self._clock.wait(self._progress, cut)
+                self._clock.wait(self._room, cut)
             self._closed = True
-            self._clock.notify_all(self._progress)
+            self._clock.notify_all(self._room)
             while self._moving and self._clock.now() < until:
-                self._clock.wait(self._progress, until)
+                self._clock.wait(self._room, until)
             left = sum(max(state.events, 0) for state in self._streams.values())
             self._streams.clear()
         if left:
@@ -171,7 +171,7 @@ class FeedingTracker(OldTracker):
     def _wake_feeder(self) -> None:
         self._news = True
         if self._feeding:
-            self._clock.notify_all(self._progress)
+            self._clock.notify_all(self._room)
         elif self._streams:
             try:
                 self._clock.start(self._feed, "atom-backlog")
@@ -202,7 +202,7 @@ class FeedingTracker(OldTracker):
                         self._moving = True
                         return stream
                 if not self._news:
-                    self._clock.wait(self._progress, None if until == inf else until)
+                    self._clock.wait(self._room, None if until == inf else until)
             return None
 
     def _move_batch(self, stream: str) -> None:
@@ -218,7 +218,7 @@ class FeedingTracker(OldTracker):
             self._moving = False
             self._core.flush(now=now)  # all that is out of the storage is due
             super()._wake()
-            self._clock.notify_all(self._progress)
+            self._clock.notify_all(self._room)
 
     def _move_event(self, stream: str) -> bool:
         """Take one event out of the storage; return whether there may be more."""
