@@ -44,10 +44,16 @@ def _element_texts(data: str) -> list[str]:
         raise ValueError("data is not a JSON array")
     if not values:
         raise ValueError("data is an array without events")
-    if all(type(value) is str for value in values):
+    kinds = set(map(type, values))
+    if kinds == {str}:
         return values
     try:
         if _dumps(values).decode() == data:
+            # Between objects there is "},{" then.  It may be within one too, but where there are as many as
+            # between them, there are no others.
+            inner = data[2:-2].split("},{")
+            if kinds == {dict} and len(inner) == len(values):
+                return ["{" + text + "}" for text in inner]
             return [value if type(value) is str else _dumps(value).decode() for value in values]
     except TypeError:  # deeper than orjson writes
         pass

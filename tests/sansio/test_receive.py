@@ -113,6 +113,13 @@ def test_recorded_defects() -> None:
         ('[{"id":1},"{\\"id\\": 2}"]', ('{"id":1}', '{"id": 2}')),
         ('["hello world"]', ("hello world",)),
         ('[1,null,true,[],""]', ("1", "null", "true", "[]", "")),
+        ("[{}]", ("{}",)),
+        ('[{},{"a":{}},{}]', ("{}", '{"a":{}}', "{}")),
+        # What is between two objects of an array, within one of them.
+        ('[{"a":"},{"},{"b":1}]', ('{"a":"},{"}', '{"b":1}')),
+        ('[{"a":[{},{"b":[{},{}]}]},{}]', ('{"a":[{},{"b":[{},{}]}]}', "{}")),
+        ('[{"a":"},{"} ,{"b":1}]', ('{"a":"},{"}', '{"b":1}')),
+        ('[{"a":"},{"},1]', ('{"a":"},{"}', "1")),
     ],
 )
 def test_forms_of_a_batch(data: str, elements: tuple[str, ...]) -> None:
