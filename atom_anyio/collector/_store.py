@@ -75,7 +75,12 @@ class Store:
     def add(self, submission: Submission) -> Future[bool]:
         """Store the events of a verified submission: True, or False if the store has its batch already."""
         now = self._clock()
-        return self._queue(lambda db: _tables.add(db, submission, now), writes=True)
+        return self._queue(lambda db: _tables.add(db, [submission], now)[0], writes=True)
+
+    def add_all(self, submissions: Sequence[Submission]) -> Future[list[bool]]:
+        """As :meth:`add` for each of *submissions*, in order; when it fails, none of them is stored."""
+        now = self._clock()
+        return self._queue(lambda db: _tables.add(db, submissions, now), writes=True)
 
     def reject(self, refused: Refused, body: bytes) -> Future[None]:
         """Keep what was refused, and why."""

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Final, Generic, TypeVar
 
 from atom_sansio import Refused, Submission
@@ -22,21 +24,27 @@ MAX_REJECTED: Final = 10_000
 MAX_PAGE_BYTES: Final = 16 * 1024 * 1024
 """A page ends with the row that takes it over this size, whatever its limit."""
 
-_ROWS_AT_ONCE: Final = 500
-"""Rows of one INSERT.  Python gives up the interpreter's lock once for each, and has to get it back from the
-thread that reads requests; for each row, that would take half of the time.  SQLite takes 999 parameters."""
+_VALUES_AT_ONCE: Final = 512
+"""Values of one statement, before it is padded.  Python gives up the interpreter's lock once for each statement,
+and has to get it back from the thread that reads requests; for each row, that would take half of the time.  Old
+versions of SQLite take 999 parameters."""
 
 _APPLICATION_ID: Final = 0x41746F6D  # "Atom"
 _VERSION: Final = 1
 
+# What the events of a request have in common is kept once, in "batches"; their ids are those from first_id to
+# last_id.  With it in a row of each event, and an index to find them by stream, the file is twice as large and
+# storing takes twice the time.  Who reads the file finds them put together in "events".
 # AUTOINCREMENT: an id is never used twice, so what a reader has as its "after" stays right over a clear.
 _SCHEMA: Final = (
-    """CREATE TABLE events (
-        id INTEGER PRIMARY KEY AUTOINCREMENT, stream TEXT NOT NULL, text TEXT NOT NULL, batch_id TEXT,
-        received_at REAL NOT NULL)""",
-    "CREATE INDEX events_by_stream ON events (stream, id)",
+    "CREATE TABLE texts (id INTEGER PRIMARY KEY AUTOINCREMENT, text TEXT NOT NULL)",
     """CREATE TABLE batches (
-        stream TEXT NOT NULL, batch_id TEXT NOT NULL, PRIMARY KEY (stream, batch_id)) WITHOUT ROWID""",
+        last_id INTEGER PRIMARY KEY, first_id INTEGER NOT NULL, stream TEXT NOT NULL, batch_id TEXT,
+        received_at REAL NOT NULL, UNIQUE (stream, batch_id))""",
+    "CREATE INDEX batches_by_stream ON batches (stream)",
+    """CREATE VIEW events AS
+        SELECT id, stream, text, batch_id, received_at
+        FROM batches CROSS JOIN texts ON id BETWEEN first_id AND last_id""",
     """CREATE TABLE rejected (
         id INTEGER PRIMARY KEY AUTOINCREMENT, stream TEXT, status INTEGER NOT NULL, reason TEXT NOT NULL,
         body BLOB NOT NULL, received_at REAL NOT NULL)""",
@@ -111,9 +119,7 @@ def open_database(path: str, *, busy_timeout: float) -> sqlite3.Connection:
     if path != ":memory:":
         # SQLite would go by the umask.  Its -wal and -shm files get the mode of this one.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-    db = sqlite3.connect(
-        path, timeout=busy_timeout, isolation_level=None, check_same_thread=False, cached_statements=600
-    )
+    db = sqlite3.connect(path, timeout=busy_timeout, isolation_level=None, check_same_thread=False)
     try:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")  # NORMAL may lose the last commits with the power
@@ -138,27 +144,76 @@ def _prepare(db: sqlite3.Connection) -> None:
         raise sqlite3.DatabaseError(f"it has version {version}, and only version {_VERSION} is known here")
 
 
-def add(db: sqlite3.Connection, submission: Submission, now: float) -> bool:
-    """Store the events of a submission, unless its batch id is known for its stream: then False."""
-    stream, batch_id, elements = submission.stream, submission.batch_id, submission.elements
-    if batch_id is not None:
-        known = db.execute("INSERT OR IGNORE INTO batches VALUES (?, ?)", (stream, batch_id)).rowcount == 0
-        if known:
-            _count(db, requests=1, duplicates=len(elements))
-            return False
-    for start in range(0, len(elements), _ROWS_AT_ONCE):
-        texts = elements[start : start + _ROWS_AT_ONCE]
-        db.execute(
-            f"""INSERT INTO events (stream, text, batch_id, received_at)
-                SELECT ?, column1, ?, ? FROM (VALUES {",".join(["(?)"] * len(texts))})""",  # noqa: S608 - no input
-            (stream, batch_id, now, *texts),
-        )
-    db.execute(
+def add(db: sqlite3.Connection, submissions: Sequence[Submission], now: float) -> list[bool]:
+    """Store the events of each submission, unless its batch id is known for its stream; tell which were stored."""
+    known = _known(db, [(it.stream, it.batch_id) for it in submissions if it.batch_id is not None])
+    results: list[bool] = []
+    batches: list[object] = []
+    texts: list[str] = []
+    stored: Counter[str] = Counter()
+    duplicates = 0
+    # Within a transaction that writes nobody else can add to them; and what was deleted keeps its id.
+    last_id = db.execute("SELECT max(seq) FROM sqlite_sequence WHERE name = 'texts'").fetchone()[0] or 0
+    for it in submissions:
+        fresh = (it.stream, it.batch_id) not in known
+        results.append(fresh)
+        if not fresh:
+            duplicates += len(it.elements)
+        elif it.elements:
+            if it.batch_id is not None:
+                known.add((it.stream, it.batch_id))
+            first_id = last_id + 1
+            last_id += len(it.elements)
+            batches += (last_id, first_id, it.stream, it.batch_id, now)
+            texts += it.elements
+            stored[it.stream] += len(it.elements)
+    _insert(db, "texts (text)", 1, texts)
+    _insert(db, "batches (last_id, first_id, stream, batch_id, received_at)", 5, batches)
+    db.executemany(
         "INSERT INTO streams VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET stored = stored + excluded.stored",
-        (stream, len(elements)),
+        stored.items(),
     )
-    _count(db, requests=1)
-    return True
+    _count(db, requests=len(submissions), duplicates=duplicates)
+    return results
+
+
+def _known(db: sqlite3.Connection, batches: Sequence[tuple[str, str]]) -> set[tuple[str, str | None]]:
+    """Which of *batches*, each a stream and a batch id, are stored."""
+    found: set[tuple[str, str | None]] = set()
+    for rows, count, values in _portions(2, [value for batch in batches for value in batch]):
+        found.update(
+            db.execute(
+                f"""SELECT column1, column2 FROM (SELECT * FROM (VALUES {rows}) LIMIT ?)
+                    WHERE EXISTS (SELECT 1 FROM batches WHERE stream = column1 AND batch_id = column2)""",  # noqa: S608
+                (*values, count),
+            )
+        )
+    return found
+
+
+def _insert(db: sqlite3.Connection, into: str, width: int, values: Sequence[object]) -> None:
+    """Insert rows of *width* values each, which come one after another."""
+    for rows, count, some in _portions(width, values):
+        db.execute(f"INSERT INTO {into} SELECT * FROM (VALUES {rows}) LIMIT ?", (*some, count))  # noqa: S608 - no input
+
+
+def _portions(width: int, values: Sequence[object]) -> Iterator[tuple[str, int, Sequence[object]]]:
+    """Rows for VALUES, how many of them count, and their values, for as many statements as it takes.
+
+    The number of rows is a power of two, with NULLs behind those that count: so there are few statements, and
+    SQLite has each of them ready.
+    """
+    at_once = _VALUES_AT_ONCE // width * width
+    for start in range(0, len(values), at_once):
+        some = values[start : start + at_once]
+        count = len(some) // width
+        padded = 1 << (count - 1).bit_length()
+        yield _rows(width, padded), count, (*some, *[None] * ((padded - count) * width))
+
+
+@cache
+def _rows(width: int, count: int) -> str:
+    return ",".join(["(" + ",".join("?" * width) + ")"] * count)
 
 
 def reject(db: sqlite3.Connection, refused: Refused, body: bytes, now: float) -> None:
@@ -181,17 +236,19 @@ def _count(db: sqlite3.Connection, **counts: int) -> None:
 
 def clear(db: sqlite3.Connection) -> None:
     """Forget everything, batch ids and counts included."""
-    for table in ("events", "batches", "rejected", "streams", "counters"):
+    for table in ("texts", "batches", "rejected", "streams", "counters"):
         db.execute(f"DELETE FROM {table}")  # noqa: S608 - the names are ours
 
 
 def events(db: sqlite3.Connection, stream: str | None, after: int, limit: int) -> Page[StoredEvent]:
     """Up to *limit* events behind the id *after*, of one stream or of all."""
-    columns = "SELECT id, stream, text, batch_id, received_at FROM events"
-    if stream is None:
-        found = db.execute(f"{columns} WHERE id > ? ORDER BY id", (after,))
-    else:
-        found = db.execute(f"{columns} WHERE stream = ? AND id > ? ORDER BY id", (stream, after))
+    condition, values = ("", []) if stream is None else ("AND stream = ?", [stream])
+    found = db.execute(
+        f"""SELECT id, stream, text, batch_id, received_at
+            FROM batches CROSS JOIN texts ON id BETWEEN first_id AND last_id
+            WHERE last_id > ? AND id > ? {condition} ORDER BY last_id, id""",  # noqa: S608 - no input
+        (after, after, *values),
+    )
     rows = (
         StoredEvent(id=row, stream=name, text=text, batch_id=batch_id, received_at=received_at)
         for row, name, text, batch_id, received_at in found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sqlite3
@@ -66,9 +67,60 @@ def test_events_come_back(store: Store) -> None:
     assert page.next is None
 
 
+def test_several_at_once(store: Store) -> None:
+    """Submissions are stored together in order, each with what is its own; replays among them too are told."""
+    store.add(submission("0", batch_id="a"))
+    several = [
+        submission("1", "2", batch_id="b"),
+        submission("0", batch_id="a"),
+        submission(stream="t", batch_id="c"),
+        submission("3", stream="t"),
+        submission("1", "2", batch_id="b"),
+        submission("4", "5", "6", stream="t", batch_id="b"),
+        submission("3", stream="t"),
+    ]
+    assert store.add_all(several).result() == [True, False, True, True, False, True, True]
+    assert [(e.id, e.stream, e.text, e.batch_id) for e in store.events().result().rows] == [
+        (1, "s", "0", "a"),
+        (2, "s", "1", "b"),
+        (3, "s", "2", "b"),
+        (4, "t", "3", None),
+        (5, "t", "4", "b"),
+        (6, "t", "5", "b"),
+        (7, "t", "6", "b"),
+        (8, "t", "3", None),
+    ]
+    statistics = store.statistics().result()
+    assert (statistics.stored, statistics.duplicates, statistics.requests) == (8, 3, 8)
+    assert statistics.streams == {"s": 3, "t": 5}
+    assert store.add_all([]).result() == []
+
+
+@pytest.mark.parametrize("count", [1, 101, 102, 103, 255, 256, 257, 600])
+def test_many_at_once(store: Store, count: int) -> None:
+    """Any number of submissions is stored at once, and all of them are known afterwards."""
+    many = [submission(f"{i}", f"{i}b", stream=f"s{i % 3}", batch_id=f"{i}") for i in range(count)]
+    assert store.add_all(many).result() == [True] * count
+    assert store.add_all([submission("x"), *many]).result() == [True] + [False] * count
+    rows = store.events(limit=10_000).result().rows
+    assert [(e.stream, e.text, e.batch_id) for e in rows[:-1]] == [
+        (it.stream, text, it.batch_id) for it in many for text in it.elements
+    ]
+    assert store.statistics().result().duplicates == 2 * count
+
+
+def test_the_file_is_read_with_sql(tmp_path: Path) -> None:
+    """Who opens the file finds a row for each event."""
+    with Store(tmp_path / "events.db", clock=lambda: 1.5) as store:
+        store.add_all([submission("1", "2", batch_id="b"), submission("3", stream="t")]).result()
+        with contextlib.closing(sqlite3.connect(tmp_path / "events.db")) as reader:
+            rows = reader.execute("SELECT id, stream, text, batch_id, received_at FROM events ORDER BY id").fetchall()
+    assert rows == [(1, "s", "1", "b", 1.5), (2, "s", "2", "b", 1.5), (3, "t", "3", None, 1.5)]
+
+
 def test_large_batches(store: Store) -> None:
     """A batch of any size keeps its order."""
-    for count in (499, 500, 501, 2000):
+    for count in (1, 2, 3, 511, 512, 513, 2000):
         store.clear()
         store.add(submission(*map(str, range(count))))
         assert [event.text for event in store.events(limit=10_000).result().rows] == [str(i) for i in range(count)]
