@@ -1,15 +1,12 @@
-"""The collector as an ASGI application: the wire, and reading back what came over it.
+"""The collector as an ASGI application: what takes submissions, and reading back what came.
 
-A request is answered with 200 when its events are committed.  What is refused is kept, with the reason; and
-where even that cannot be stored the answer is 503, as for everything else that needs the store.
+While the store fails the answer is 503, to a submission as to everything else that needs the store.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
-from concurrent.futures import Future
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import orjson
 from starlette.applications import Starlette
@@ -18,12 +15,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from atom_sansio import Keyring, Refused, answer, read_submission
+from atom_sansio import Keyring, Refused
 from atom_sansio._receive import MAX_BODY
 
 from ._store import Store, StoreFailed
-
-T = TypeVar("T")
+from ._submissions import Submissions, done, response
 
 DEFAULT_LIMIT: Final = 1000
 MAX_LIMIT: Final = 10_000
@@ -34,22 +30,23 @@ MAX_EVENT_DEPTH: Final = 256
 
 
 def create_app(store: Store, keyring: Keyring, *, max_body: int = MAX_BODY) -> Starlette:
-    """The collector's application; it runs on asyncio.
+    """The collector's application; it runs on asyncio, on one loop.
 
     Args:
         store: Where events go.  It stays open when the application ends.
         keyring: What they must be signed with.
         max_body: Bytes of a request's body; more is answered with 413.
     """
-    collector = _Collector(store, keyring, max_body)
+    submissions = Submissions(store, keyring, max_body)
+    stored = _Stored(store)
     app = Starlette(
         routes=[
-            Route("/", collector.submit, methods=["GET", "POST"]),
-            Route("/bulk", collector.submit, methods=["POST"]),
-            Route("/health", collector.health),
-            Route("/_atom/events", collector.events, methods=["GET", "DELETE"]),
-            Route("/_atom/rejected", collector.rejected),
-            Route("/_atom/stats", collector.stats),
+            Route("/", submissions, methods=["GET", "POST"]),
+            Route("/bulk", submissions, methods=["POST"]),
+            Route("/health", stored.health),
+            Route("/_atom/events", stored.events, methods=["GET", "DELETE"]),
+            Route("/_atom/rejected", stored.rejected),
+            Route("/_atom/stats", stored.stats),
         ],
         exception_handlers={HTTPException: _http_error, StoreFailed: _store_failed, ClientDisconnect: _gone},
     )
@@ -57,54 +54,22 @@ def create_app(store: Store, keyring: Keyring, *, max_body: int = MAX_BODY) -> S
     return app
 
 
-class _Collector:
-    def __init__(self, store: Store, keyring: Keyring, max_body: int) -> None:
+class _Stored:
+    """What the store has, as JSON."""
+
+    def __init__(self, store: Store) -> None:
         self._store = store
-        self._keyring = keyring
-        self._max_body = max_body
-
-    async def submit(self, request: Request) -> Response:
-        if request.method == "HEAD":  # comes with every GET route; this one is not for looking
-            raise HTTPException(405, headers={"Allow": "GET, POST"})
-        query = request.scope["query_string"]
-        body = bytearray()
-        try:
-            await self._read_body(request, body)
-            submission = read_submission(
-                request.method,
-                f"{request.scope['path']}?{query.decode('latin-1')}",
-                request.headers.items(),
-                bytes(body),
-                max_body=self._max_body,
-            )
-            self._keyring.verify(submission)
-        except Refused as refused:
-            await _done(self._store.reject(refused, query if request.method == "GET" else bytes(body)))
-            return _answer(refused)
-        await _done(self._store.add(submission))
-        return _answer()
-
-    async def _read_body(self, request: Request, body: bytearray) -> None:
-        """Read into *body*, which keeps what was read when it turns out to be too much."""
-        announced = request.headers.get("content-length", "")
-        too_large = Refused(413, f"the body is larger than {self._max_body} bytes")
-        if announced.isdecimal() and int(announced) > self._max_body:
-            raise too_large
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > self._max_body:
-                raise too_large
 
     async def health(self, request: Request) -> Response:
-        await _done(self._store.statistics())
+        await done(self._store.statistics())
         return Response("up", media_type="text/plain")
 
     async def events(self, request: Request) -> Response:
         if request.method == "DELETE":
-            await _done(self._store.clear())
-            return _answer()
+            await done(self._store.clear())
+            return response()
         query = _Query(request, "stream", "after", "limit")
-        page = await _done(
+        page = await done(
             self._store.events(
                 stream=query.text("stream"),
                 after=query.number("after", 0, 0, 2**63 - 1),
@@ -126,7 +91,7 @@ class _Collector:
 
     async def rejected(self, request: Request) -> Response:
         query = _Query(request, "after", "limit")
-        page = await _done(
+        page = await done(
             self._store.rejected(
                 after=query.number("after", 0, 0, 2**63 - 1),
                 limit=query.number("limit", DEFAULT_LIMIT, 1, MAX_LIMIT),
@@ -146,7 +111,7 @@ class _Collector:
         return _json({"rejected": rows, "next": page.next})
 
     async def stats(self, request: Request) -> Response:
-        statistics = await _done(self._store.statistics())
+        statistics = await done(self._store.statistics())
         return _json(statistics)
 
 
@@ -174,10 +139,6 @@ class _Query:
         return int(value)
 
 
-async def _done(future: Future[T]) -> T:
-    return await asyncio.wrap_future(future)
-
-
 def _value(text: str) -> Any:
     """The event as part of a page: its JSON just as it is, or a string where it is none.
 
@@ -198,14 +159,9 @@ def _json(value: object, status: int = 200, headers: Mapping[str, str] | None = 
     return Response(orjson.dumps(value), status, headers, media_type="application/json")
 
 
-def _answer(refused: Refused | None = None) -> Response:
-    reply = answer(refused)
-    return Response(reply.body, reply.status, dict(reply.headers))
-
-
 async def _store_failed(request: Request, error: Exception) -> Response:
     # In general words: the store's own may name files.
-    return _answer(Refused(503, "the store is failing; try again later"))
+    return response(Refused(503, "the store is failing; try again later"))
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

@@ -270,6 +270,78 @@ async def test_a_client_that_leaves(store: Store) -> None:
     assert store.statistics().result().requests == 0
 
 
+# One turn of the loop
+
+
+class Wire:
+    """One ``POST /bulk`` by ASGI, without the turns of the loop that a client takes."""
+
+    def __init__(self, batch_id: str) -> None:
+        self.status = 0
+        self._id = batch_id.encode()
+
+    async def post(self, app: Any, body: bytes) -> None:
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/bulk",
+            "raw_path": b"/bulk",
+            "root_path": "",
+            "query_string": b"",
+            "headers": [(b"idempotency-key", self._id)],
+        }
+        await app(scope, self._receive(body), self._send)
+
+    def _receive(self, body: bytes) -> Any:
+        async def receive() -> Any:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        return receive
+
+    async def _send(self, message: Any) -> None:
+        self.status = message.get("status", self.status)
+
+
+async def test_a_turn_is_committed_together(store: Store) -> None:
+    """What comes in one turn of the loop is one transaction, and each request has its answer."""
+    app = create_app(store, KEYRING)
+    statements: list[str] = []
+    store._queue(lambda db: db.set_trace_callback(statements.append), writes=False).result()
+    wires = [Wire(f"{i}") for i in range(50)]
+    await asyncio.gather(*(wire.post(app, envelope("s", f"[{i}]")) for i, wire in enumerate(wires)))
+    assert {wire.status for wire in wires} == {200}
+    assert sum(statement.startswith("BEGIN IMMEDIATE") for statement in statements) == 1
+    assert store.statistics().result().stored == 50
+
+
+async def test_one_of_a_turn_is_given_up(store: Store) -> None:
+    """When the task of a request is cancelled while it waits for the commit, the others are answered."""
+    app = create_app(store, KEYRING)
+    wires = [Wire(f"{i}") for i in range(3)]
+    tasks = [asyncio.ensure_future(wire.post(app, envelope("s", "[1]"))) for wire in wires]
+    await asyncio.sleep(0)  # they are read, and wait
+    tasks[1].cancel()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(result) for result in results] == [type(None), asyncio.CancelledError, type(None)]
+    assert [wire.status for wire in wires] == [200, 0, 200]
+    assert store.statistics().result().stored == 3
+
+
+async def test_a_turn_that_fails(store: Store) -> None:
+    """When a turn cannot be committed, all of its requests are answered with 503, and the next ones as ever."""
+    app = create_app(store, KEYRING)
+
+    def writable(yes: bool) -> None:
+        store._queue(lambda db: db.execute(f"PRAGMA query_only = {not yes:d}").fetchone(), writes=False).result()
+
+    for yes, status in ((False, 503), (True, 200)):
+        writable(yes)
+        wires = [Wire(f"{i}") for i in range(3)]
+        await asyncio.gather(*(wire.post(app, envelope("s", "[1]")) for wire in wires))
+        assert [wire.status for wire in wires] == [status] * 3
+    assert store.statistics().result().stored == 3
+
+
 # Reading back
 
 
