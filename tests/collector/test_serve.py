@@ -166,6 +166,9 @@ def without(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     """Let the imports of some packages fail, and the modules that import them be imported anew."""
     for name in list(sys.modules):
         if name in names or name.startswith(("atom_anyio.collector", "atom_sync.cli._")):
+            package, _, module = name.rpartition(".")
+            if package:  # the import sets it there too, and it must be the old one again afterwards
+                monkeypatch.setattr(f"{package}.{module}", sys.modules[name])
             monkeypatch.delitem(sys.modules, name)
     for name in names:
         monkeypatch.setitem(sys.modules, name, None)
