@@ -331,6 +331,46 @@ def test_too_large_over_a_connection() -> None:
         assert request(url, "GET", "/_atom/stats")[1]["rejected"] == 1
 
 
+HEAD = b"POST / HTTP/1.1\r\nHost: h\r\n"
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\x16\x03\x01\r\n\r\n",
+        b"POST / HTTP/1.1\r\nContent-Length: 1\r\n\r\nx",
+        HEAD + b"Host: h\r\nContent-Length: 1\r\n\r\nx",
+        HEAD + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nxy",
+        HEAD + b"Content-Length: +1\r\n\r\nx",
+        HEAD + b"Content-Length: 1_0\r\n\r\n0123456789",
+        HEAD + b"Content-Length : 1\r\n\r\nx",
+        HEAD + b"X: a\x00b\r\nContent-Length: 1\r\n\r\nx",
+        HEAD + b"Transfer-Encoding: identity\r\nContent-Length: 1\r\n\r\nx",
+        HEAD + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n1;a\nb\r\nx\r\n0\r\n\r\n",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n0x1\r\nx\r\n0\r\n\r\n",
+        HEAD + b"X: " + b"x" * 1_000_000,
+        HEAD + b"X: x\r\n" * 100_000,
+    ],
+    ids=lambda sent: repr(sent[-40:]),
+)
+def test_wrong_http(sent: bytes) -> None:
+    """What is no HTTP, could be read in two ways, or has no end, is refused; the connection is closed."""
+    with Collector() as url:
+        host, port = urlsplit(url).netloc.split(":")
+        with socket.create_connection((host, int(port)), timeout=30) as connection:
+            answer = b""
+            with contextlib.suppress(ConnectionError):  # it was closed before all was sent
+                connection.sendall(sent)
+            with contextlib.suppress(ConnectionError):
+                while data := connection.recv(65536):
+                    answer += data
+        # What was on its way may take the answer with it.
+        assert answer.startswith(b"HTTP/1.1 400 ") or (answer == b"" and len(sent) > 65536)
+        assert answer.count(b"HTTP/1.1 ") <= 1
+        assert request(url, "GET", "/_atom/stats")[1]["stored"] == 0
+
+
 def test_it_cannot_listen() -> None:
     """When its address is taken, it is an OSError, and nothing is left running."""
     with listen("127.0.0.1", 0) as listener:
