@@ -5,10 +5,13 @@ Needs the extra ``collector``.  As a program it is ``atom-events collector``; in
 """
 
 try:
-    import starlette  # noqa: F401 - only whether it is there
+    import httptools  # noqa: F401 - only whether it is there
+    import starlette  # noqa: F401
     import uvicorn  # noqa: F401
 except ImportError as error:
-    raise ImportError("the collector needs starlette and uvicorn: pip install 'atom-events[collector]'") from error
+    raise ImportError(
+        "the collector needs starlette, uvicorn and httptools: pip install 'atom-events[collector]'"
+    ) from error
 
 from ._app import create_app
 from ._keys import read_keyring

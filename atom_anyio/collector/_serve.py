@@ -27,6 +27,7 @@ from atom_sansio import Keyring
 from atom_sansio._verify import Keys
 
 from ._app import create_app
+from ._http import StrictProtocol
 from ._store import Store
 
 KEEP_ALIVE: Final = 75
@@ -186,7 +187,7 @@ class _Server(uvicorn.Server):
 def _server(app: Starlette, on_started: Callable[[], object]) -> _Server:
     config = uvicorn.Config(
         app,
-        http="h11",  # the strict one, whatever else is installed
+        http=StrictProtocol,
         ws="none",
         interface="asgi3",
         lifespan="off",

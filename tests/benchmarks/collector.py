@@ -32,10 +32,10 @@ import orjson
 import uvicorn
 from starlette.applications import Starlette
 from starlette.routing import Route
-from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from atom_anyio.collector import Store, _tables, create_app
+from atom_anyio.collector._http import StrictProtocol
 from atom_sansio import Keyring, Submission, read_submission
 
 STREAM = "bench.public.events"
@@ -224,11 +224,11 @@ class _NoStore:
 async def _serve(app: Any, requests: Sequence[bytes]) -> None:
     """Take *requests* over many connections at once, without sockets."""
     config = uvicorn.Config(
-        app, http="h11", ws="none", interface="asgi3", lifespan="off", log_config=None, access_log=False
+        app, http=StrictProtocol, ws="none", interface="asgi3", lifespan="off", log_config=None, access_log=False
     )
     config.load()
     state = ServerState()
-    connections = [H11Protocol(config, state, {}) for _ in range(CONNECTIONS)]
+    connections = [StrictProtocol(config, state, {}) for _ in range(CONNECTIONS)]
     for connection in connections:
         connection.connection_made(_Pipe())
     for start in range(0, len(requests), CONNECTIONS):
@@ -272,7 +272,7 @@ def _parts(requests: Sequence[bytes], folder: Path) -> dict[str, float]:
     json_, signature = least(read), least(verify)
     sql, commit = _store_parts(submissions, folder)
     return {
-        "HTTP: uvicorn and h11": http_alone,
+        "HTTP: uvicorn and httptools": http_alone,
         "Starlette's middleware and routes": routed - http_alone,
         "JSON: read_submission": json_,
         "signature: Keyring.verify": signature,

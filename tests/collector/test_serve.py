@@ -174,7 +174,7 @@ def without(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
         monkeypatch.setitem(sys.modules, name, None)
 
 
-@pytest.mark.parametrize("name", ["starlette", "uvicorn"])
+@pytest.mark.parametrize("name", ["starlette", "uvicorn", "httptools"])
 def test_without_the_extra_collector(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Without its extra the collector says what to install, and the rest can be imported."""
     without(monkeypatch, name)
@@ -349,6 +349,10 @@ HEAD = b"POST / HTTP/1.1\r\nHost: h\r\n"
         HEAD + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
         HEAD + b"Transfer-Encoding: chunked\r\n\r\n1;a\nb\r\nx\r\n0\r\n\r\n",
         HEAD + b"Transfer-Encoding: chunked\r\n\r\n0x1\r\nx\r\n0\r\n\r\n",
+        HEAD + b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        HEAD + b"Content-Length: 1, 1\r\n\r\nx",
+        b"POST / HTTP/1.1\nHost: h\nContent-Length: 1\n\nx",
+        HEAD + b"X: x\r\n x\r\nContent-Length: 1\r\n\r\nx",
         HEAD + b"X: " + b"x" * 1_000_000,
         HEAD + b"X: x\r\n" * 100_000,
     ],
@@ -369,6 +373,23 @@ def test_wrong_http(sent: bytes) -> None:
         assert answer.startswith(b"HTTP/1.1 400 ") or (answer == b"" and len(sent) > 65536)
         assert answer.count(b"HTTP/1.1 ") <= 1
         assert request(url, "GET", "/_atom/stats")[1]["stored"] == 0
+
+
+def test_requests_in_pieces() -> None:
+    """Requests are read however their bytes come: one by one, or several requests at once."""
+    body = envelope("s", "x")
+    whole = HEAD + b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+    with Collector() as url:
+        host, port = urlsplit(url).netloc.split(":")
+        with socket.create_connection((host, int(port)), timeout=30) as connection:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            answer = b""
+            for i in range(len(whole)):
+                connection.sendall(whole[i : i + 1])
+            connection.sendall(whole * 3)
+            while answer.count(b'{"Status":"OK"}') < 4:
+                answer += connection.recv(65536)
+        assert texts(url) == ["x"] * 4
 
 
 def test_it_cannot_listen() -> None:
