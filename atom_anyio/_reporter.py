@@ -86,8 +86,8 @@ class Reporter:
             loss = report.loss
             self._log_once(
                 (loss.reason, loss.status),
-                f"{loss.count} events of stream {loss.stream!r} are lost ({loss.reason.value}, status {loss.status});"
-                " losses of this kind are logged once, pass on_loss to see them all",
+                f"{loss.count} events of stream {loss.stream!r} are lost ({loss.reason.value}, status {loss.status}):"
+                f" {loss.message}; losses of this kind are logged once, pass on_loss to see them all",
             )
         elif inspect.iscoroutinefunction(self._on_loss):
             await self._on_loss(report.loss)

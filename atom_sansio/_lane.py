@@ -33,6 +33,10 @@ class Batch:
     """How many times the batch itself came to no answer or was told to come again."""
     first_sent: float | None = None
     """When the batch itself was first sent."""
+    status: int | None = None
+    """That of the last answer, if there was one."""
+    trouble: str = ""
+    """What came of the last attempt, in words, if it was for nothing."""
     stale_retry: bool = False
     """Whether a stale connection has already been forgiven since the last answer."""
 

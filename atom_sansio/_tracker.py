@@ -48,6 +48,7 @@ _LEAST_LENT: Final = 8192
 
 _NO_ROOM: Final = "the pending budget has no room"
 _UNSENT: Final = "not sent when the tracker stopped"
+_UNDELIVERED: Final = "not delivered when the tracker stopped"
 _UNCONFIRMED: Final = "sent, but not confirmed when the tracker stopped"
 
 
@@ -174,7 +175,9 @@ class TrackerCore:
                 while lane.batches:
                     batch = lane.batches.pop()
                     message = _UNCONFIRMED if batch.attempts else _UNSENT
-                    self._lose(lane, batch, LossReason.STOPPED, None, message, now)
+                    if batch.trouble:
+                        message = f"{_UNDELIVERED}; the last attempt: {batch.trouble}"
+                    self._lose(lane, batch, LossReason.STOPPED, batch.status, message, now)
                 self._make_due(lane)
                 if lane.closed:
                     lines = b"".join(segment.lines for segment in lane.closed)
@@ -545,6 +548,7 @@ class TrackerCore:
         lane.attempt += 1
         batch = lane.batches[-1]
         batch.failures += 1
+        batch.status, batch.trouble = status, message
         policy = self._options.retry
         if (policy.max_attempts is not None and batch.failures >= policy.max_attempts) or (
             policy.max_elapsed is not None and now - (batch.first_sent or 0.0) >= policy.max_elapsed
@@ -563,6 +567,8 @@ class TrackerCore:
         if lane.key != refused:  # replaced while the refused one was on its way
             self._unpark(lane)
             return
+        batch = lane.batches[-1]
+        batch.status, batch.trouble = reply.status, words(reply)
         self._reports.append(ReportParked(stream=lane.stream, status=reply.status, message=words(reply)))
 
     def _unpark(self, lane: Lane) -> None:

@@ -94,8 +94,8 @@ class Reporter:
             loss = report.loss
             self._log_once(
                 (loss.reason, loss.status),
-                f"{loss.count} events of stream {loss.stream!r} are lost ({loss.reason.value}, status {loss.status});"
-                " losses of this kind are logged once, pass on_loss to see them all",
+                f"{loss.count} events of stream {loss.stream!r} are lost ({loss.reason.value}, status {loss.status}):"
+                f" {loss.message}; losses of this kind are logged once, pass on_loss to see them all",
             )
 
     def _log_once(self, cause: object, message: str, error: BaseException | None = None) -> None:

@@ -10,12 +10,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from . import comparison, regressions, report
+from . import peers, regressions, report
 from .delivery import sink_cost
 from .rows import Row
 from .topics import TOPICS
 
 ROUNDS = 5
+PEER_EVENTS = 20_000
 EPILOG = f"""
 topics: {", ".join(TOPICS)}
 
@@ -62,9 +63,7 @@ def main() -> int:
         print(f"{name}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
     run.setdefault("circumstances", report.circumstances(_command(arguments)))
     if arguments.peers:
-        if not comparison.available():
-            raise SystemExit("there are no peers in this checkout")
-        run["figures"]["peers"] = comparison.measure(arguments.rounds)
+        run["figures"]["peers"] = peers.compare(arguments.rounds, PEER_EVENTS)
     _show(run)
     if arguments.json:
         arguments.json.write_text(json.dumps(run, indent=1) + "\n")
@@ -100,7 +99,7 @@ def _show(run: dict[str, Any]) -> None:
         print(f"\n{sink_cost(figures['delivery'])}")
     print(f"\n{_details(figures)}")
     if "peers" in figures:
-        print(f"\n{comparison.table(figures['peers'])}")
+        print(f"\n{peers.table(figures['peers'])}")
 
 
 def _write(run: dict[str, Any]) -> None:
@@ -111,7 +110,7 @@ def _write(run: dict[str, Any]) -> None:
         blocks["table"] = "\n\n".join(parts)
         blocks["details"] = _details(figures)
     if "peers" in figures:
-        blocks["peers"] = f"{comparison.table(figures['peers'])}\n\n![CPU an event, against peers](plots/peers.svg)"
+        blocks["peers"] = f"{peers.table(figures['peers'])}\n\n![CPU an event, against peers](plots/peers.svg)"
     if not blocks:
         raise SystemExit("nothing is complete enough to be written")
     from .plots import draw  # needs the extra "bench"

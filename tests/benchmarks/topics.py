@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any, Protocol
 
-from . import batches, burst, busy, calls, delivery, growth, idle, imports, latency, memory
+from . import batches, burst, busy, calls, delivery, growth, idle, imports, latency, memory, stored
 from .rows import Row
 
 
@@ -32,8 +31,5 @@ TOPICS: dict[str, Topic] = {
     "busy": busy,
     "burst": burst,
     "batches": batches,
+    "collector": stored,
 }
-if importlib.util.find_spec(f"{__package__}.collector"):
-    from . import stored
-
-    TOPICS["collector"] = stored

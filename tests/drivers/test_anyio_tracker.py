@@ -811,8 +811,8 @@ class TestReports:
 
         run(main)
         assert [(record.name, record.message.split(";")[0]) for record in caplog.records] == [
-            ("atom", "1 events of stream 'a' are lost (rejected, status 400)"),
-            ("atom", "1 events of stream 'a' are lost (rejected, status 404)"),
+            ("atom", "1 events of stream 'a' are lost (rejected, status 400): status 400"),
+            ("atom", "1 events of stream 'a' are lost (rejected, status 404): status 404"),
         ]
 
     def test_callback_that_stops(self, run_virtually: Any) -> None:

@@ -580,9 +580,9 @@ class TestReports:
                 tracker.track("a", i)
         told = [(record.name, record.message.split(";")[0]) for record in caplog.records]
         assert told == [
-            ("atom", "1 events of stream 'a' are lost (rejected, status 400)"),
-            ("atom", "1 events of stream 'a' are lost (rejected, status 404)"),
-            ("atom", "1 events of stream 'a' are lost (redirected, status 302)"),
+            ("atom", "1 events of stream 'a' are lost (rejected, status 400): status 400"),
+            ("atom", "1 events of stream 'a' are lost (rejected, status 404): status 404"),
+            ("atom", "1 events of stream 'a' are lost (redirected, status 302): status 302"),
         ]
         check(tracker, transport, 6, lost=5)
 

@@ -176,6 +176,16 @@ def test_the_rest_of_what_was_full() -> None:
     assert [segment.full for segment in lane.closed] == [False]
 
 
+def test_a_full_segment_that_is_more_than_it_seemed() -> None:
+    """What would fit by its bytes, but not escaped, is cut where it does."""
+    lane = Lane("s", None)
+    add(lane, ['"' * 50] * 8, full=True)
+    batch, body = lane.take("b", max_events=2000, max_bytes=1024)
+    assert len(lane.body(batch.lines)) == len(body) <= 1024
+    assert batch.events == 4
+    assert lane.waiting == 4
+
+
 def test_full_size() -> None:
     """How many bytes make a batch is guessed from a sample at first, then known from the batch before."""
     lane = Lane("s", None)

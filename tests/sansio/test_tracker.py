@@ -1144,6 +1144,23 @@ class TestEnd:
         assert t.core.statistics() == before
         assert t.core.next_deadline() is None
 
+    def test_what_the_trouble_was(self) -> None:
+        """What is given up with the tracker tells what its last attempt came to."""
+        t = Tracker(max_batch_events=1)
+        for stream in "abc":
+            t.track(1, stream)
+        refused, busy, gone = t.sent()
+        t.answer(refused, 401)
+        t.answer(busy, 503)
+        t.fail(gone)
+        t.pull()
+        t.core.abandon(now=0.0)
+        assert [(loss.status, loss.message) for loss in t.losses()] == [
+            (401, "not delivered when the tracker stopped; the last attempt: words"),
+            (503, "not delivered when the tracker stopped; the last attempt: words"),
+            (None, "not delivered when the tracker stopped; the last attempt: reset"),
+        ]
+
     def test_no_event_or_key_in_a_repr(self) -> None:
         """Neither commands nor losses show what was tracked, or a key."""
         t = Tracker(auth_key="canary-key", max_batch_events=1)

@@ -18,6 +18,6 @@ What the figures are:
 - Only loopback is ever used: a peer whose Python code asks for another address in the burst or the memory run fails.
 """
 
-from .run import compare
+from .run import compare, table
 
-__all__ = ["compare"]
+__all__ = ["compare", "table"]
