@@ -29,7 +29,9 @@ class Keyring:
     """
 
     def __init__(self, keys: Mapping[str, Keys] | None = None, *, default: Keys | None = None) -> None:
-        self._keys = {check_stream(stream): _read_keys(f"keys[{stream!r}]", k) for stream, k in (keys or {}).items()}
+        if not isinstance(keys, (Mapping, type(None))):
+            raise TypeError(f"keys must be a mapping of stream to key, not {type(keys).__name__}")
+        self._keys = {_stream(stream): _read_keys(f"keys[{stream!r}]", k) for stream, k in (keys or {}).items()}
         self._default = () if default is None else _read_keys("default key", default)
 
     def verify(self, submission: Submission) -> None:
@@ -53,6 +55,13 @@ class Keyring:
 
     def __repr__(self) -> str:
         return f"<Keyring {self._keys} default={self._default}>"
+
+
+def _stream(stream: object) -> str:
+    try:
+        return check_stream(stream)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"keys: {error}") from None
 
 
 def _read_keys(name: str, keys: Keys) -> tuple[AuthKey, ...]:

@@ -24,6 +24,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from atom_sansio import Keyring
+from atom_sansio._shown import shown
 from atom_sansio._verify import Keys
 
 from ._app import create_app
@@ -56,6 +57,7 @@ class Collector:
         port: 0 lets the system choose one.
 
     Raises:
+        TypeError, ValueError: an argument is wrong; the message names it.
         OSError: the address is taken, or the file cannot be made.
         StoreFailed: the file is no store.
     """
@@ -69,6 +71,12 @@ class Collector:
         host: str = "127.0.0.1",
         port: int = 0,
     ) -> None:
+        if not isinstance(host, str):
+            raise TypeError(f"host must be a str, not {type(host).__name__}")
+        if isinstance(port, bool) or not isinstance(port, int):
+            raise TypeError(f"port must be an int from 0 to 65535, not {type(port).__name__}")
+        if not 0 <= port <= 65535:  # the system would take it modulo 65536
+            raise ValueError(f"port must be from 0 to 65535, not {shown(port)}")
         self._keyring = Keyring(keys, default=default_key)
         self._path = store
         self._address = (host, port)

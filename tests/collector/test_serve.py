@@ -428,6 +428,24 @@ def test_wrong_keys(keys: Any) -> None:
         Collector(keys=keys)
 
 
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"port": 70000}, ValueError, "port must be from 0 to 65535, not 70000"),
+        ({"port": -1}, ValueError, "port must be"),
+        ({"port": 10**30}, ValueError, "port must be"),
+        ({"port": None}, TypeError, "port must be an int from 0 to 65535, not NoneType"),
+        ({"port": True}, TypeError, "port must be"),
+        ({"port": "80"}, TypeError, "port must be"),
+        ({"host": None}, TypeError, "host must be a str, not NoneType"),
+    ],
+)
+def test_wrong_addresses(options: Any, error: type[Exception], words: str) -> None:
+    """An address that is none is refused when it is made, by name; the system would take some of them for others."""
+    with pytest.raises(error, match=words):
+        Collector(**options)
+
+
 def test_it_leaves_the_loop_policy_alone() -> None:
     """Running it changes nothing about the loops that the program makes."""
     with Collector():
