@@ -15,6 +15,10 @@ begin is needed.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ._ledger import Ledger
 
 CLOSED = -1
 """In place of a limit: nothing may be appended, now or later."""
@@ -39,6 +43,8 @@ class Segment:
 class Inlet:
     """The last events of one lane, and room for more."""
 
+    ledger: Ledger | None = field(repr=False)
+    """What it is lent from."""
     stream: str
     since: float
     """When the first event came."""
@@ -90,5 +96,5 @@ def count_lines(lines: bytes | bytearray) -> int:
     return len(lines) - len(lines.replace(b"\n", b""))
 
 
-NO_INLET = Inlet("", 0.0, max_size=CLOSED, max_events=CLOSED)
+NO_INLET = Inlet(None, "", 0.0, max_size=CLOSED, max_events=CLOSED)
 """Stands where there is none; it is closed, so that ``track`` need not ask whether there is one."""

@@ -97,7 +97,6 @@ class Lane:
     @property
     def due(self) -> bool:
         """Whether it holds something to be sent without waiting for more."""
-        # Only the first segment may be a rest that nobody asked for.
         return bool(self.batches) or (bool(self.closed) and (self.closed[-1].full or self.closed[-1].due))
 
     @property
@@ -114,16 +113,24 @@ class Lane:
         room = max_bytes - self.envelope
         return room if self.growth is None else int(room * _FILL / self.growth)
 
-    def close_inlet(self, *, full: bool, due: bool) -> Segment:
+    def close_inlet(self, *, full: bool = False, due: bool = False) -> None:
         """Let what is in the inlet wait as a segment, if there is anything; the next event opens another inlet."""
         inlet, self.inlet = self.inlet, NO_INLET
         lines = inlet.close()
-        segment = Segment(lines, count_lines(lines), inlet.since, full, due)
+        events = count_lines(lines)
+        if inlet.ledger is not None:
+            inlet.ledger.take_back(inlet, used_bytes=len(lines), used_events=events)
         if lines:
             if not isinstance(self.closed, deque):
                 self.closed = deque()
-            self.closed.append(segment)
-        return segment
+            self.closed.append(Segment(lines, events, inlet.since, full, due))
+
+    def make_due(self) -> None:
+        """Let all that waits be sent without waiting for more."""
+        if self.inlet.lines:
+            self.close_inlet(due=True)
+        if self.closed:
+            self.closed[0].due = True  # only the first may be a rest that nobody asked for
 
     def body(self, lines: bytes) -> bytes:
         """The request body for *lines*; the same lines and key make the same bytes at any time."""

@@ -10,7 +10,7 @@ from typing import Final
 
 from ._lane import Lane
 from ._sign import AuthKey
-from ._state import LaneInput
+from ._state import LaneInput, LaneState
 
 _SLACK: Final = 64
 """Entries that a heap may hold beyond twice those that count, before the others are cleared out."""
@@ -31,6 +31,7 @@ class Schedule:
         self._ready: deque[Lane] = deque()
         self._timers: list[tuple[float, int, Lane]] = []
         self._order = count()  # equal times are told apart by age, and lanes are never compared
+        self._some_fill = False  # whether a lane may be FILLING
 
     def __len__(self) -> int:
         return len(self._lanes)
@@ -85,6 +86,7 @@ class Schedule:
             self._timers = [(at.timer, next(self._order), at) for at in self._lanes if at.timer is not None]
             heapify(self._timers)
         lane.timer = when
+        self._some_fill |= lane.state is LaneState.FILLING
         heappush(self._timers, (when, next(self._order), lane))
 
     def make_ready(self, lane: Lane, input_: LaneInput = LaneInput.DUE) -> None:
@@ -92,6 +94,20 @@ class Schedule:
         lane.timer = None
         lane.fire(input_)
         self._ready.append(lane)
+
+    def make_due(self, lane: Lane) -> None:
+        """Let all that waits in the lane be sent at its turn, without waiting for more."""
+        lane.make_due()
+        if lane.closed and lane.state is LaneState.FILLING:
+            self.make_ready(lane)
+
+    def make_all_due(self) -> None:
+        """The same for every lane that waits for more; again and again it costs nothing."""
+        if self._some_fill:
+            self._some_fill = False
+            for lane in self:
+                if lane.state is LaneState.FILLING:
+                    self.make_due(lane)
 
     def take_timed(self, now: float) -> Lane | None:
         """A lane that has its time, which is over then, or None."""

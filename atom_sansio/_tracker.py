@@ -16,19 +16,20 @@ from itertools import count
 from math import inf
 from typing import Final
 
+from ._admission import Admission, check_key
 from ._backoff import backoff
 from ._breaker import Breaker
-from ._cut import escaped_size
 from ._encode import encode_event
 from ._errors import BacklogFull, ConnectionFailed, EventTooLarge, LocalError, RemoteError, TrackerClosed
 from ._flush import Flush
-from ._inlet import NO_INLET, Inlet
+from ._inlet import Inlet
 from ._lane import Batch, Lane, split
 from ._ledger import Ledger
-from ._messages import Command, Loss, LossReason, Reply, ReportLoss, ReportParked, SendRequest, Statistics
-from ._options import OnFull, Options
+from ._losses import Losses
+from ._messages import Command, LossReason, Reply, ReportParked, SendRequest, Statistics
+from ._options import Options
 from ._request import bulk_request, check_stream
-from ._schedule import Ages, Schedule
+from ._schedule import Schedule
 from ._sign import AuthKey
 from ._state import (
     TRACKER_TRANSITIONS,
@@ -40,13 +41,6 @@ from ._state import (
 )
 from ._verdict import Verdict, retry_after, verdict, words
 
-_MIN_LEARNED_BYTES: Final = 1024
-"""A collector that refuses bodies for their size is not sent smaller ones than this on its word."""
-
-_LEAST_LENT: Final = 8192
-"""Bytes that a lane is lent of the budget with its first event, if there is plenty; with more, more."""
-
-_NO_ROOM: Final = "the pending budget has no room"
 _UNSENT: Final = "not sent when the tracker stopped"
 _UNDELIVERED: Final = "not delivered when the tracker stopped"
 _UNCONFIRMED: Final = "sent, but not confirmed when the tracker stopped"
@@ -97,23 +91,20 @@ class TrackerCore:
         self._unix_offset = unix_offset
         self._verdict = verdict
         self._state = TrackerState.OPEN
-        self._keys = dict(options.auth_keys)
-        self._max_events = options.max_batch_events
-        self._max_bytes = options.max_batch_bytes  # lower once the collector said 413
         self._ledger = Ledger(max_bytes=options.max_pending_bytes, max_events=options.max_pending_events)
+        self._losses = Losses(self._ledger, unix_offset=unix_offset)
         self._schedule = Schedule()
+        self._admission = Admission(options, self._schedule, self._ledger, self._losses)
         self.lanes: Mapping[str, Lane] = self._schedule.by_stream
         """For an :class:`Intake`: the lanes of events that come without a key of their own."""
         self.late: deque[Inlet] = deque()
         """For an :class:`Intake`: inlets that were closed while an event was put in."""
-        self._ages = Ages() if options.on_full is OnFull.DROP_OLDEST else None
         self._breaker = Breaker(options.retry)
         self._in_flight: dict[str, tuple[Lane, Batch, AuthKey | None]] = {}
-        self._reports: deque[Command] = deque()
+        self._parked: deque[ReportParked] = deque()  # not reported yet
         self._requests = 0
         self._failures = 0
-        self._told_deadline: float | None = None
-        self._some_fill = False  # whether a lane may be FILLING
+        self._told_deadline = inf
         self._busy = False
         self._turn = _Turn(self)
         self._interrupting: deque[tuple[str, bytes, AuthKey | None, float]] = deque()
@@ -139,13 +130,13 @@ class TrackerCore:
         empty *line* stands for an event that an :class:`Intake` has taken in already, too late perhaps.
         """
         if self._busy:
-            _check_key(auth_key)
+            check_key(auth_key)
             if line:
                 self._interrupting.append((check_stream(stream), line, auth_key, now))
             return True  # the interrupted call, which takes it up, does not say so
         self._busy = True
         try:
-            return self._accept(stream, line, auth_key, now) if line else True
+            return not line or self._accept(stream, line, auth_key, now)
         finally:
             self._busy = False
             if self._interrupting or self.late:
@@ -177,11 +168,11 @@ class TrackerCore:
                     message = _UNCONFIRMED if batch.attempts else _UNSENT
                     if batch.trouble:
                         message = f"{_UNDELIVERED}; the last attempt: {batch.trouble}"
-                    self._lose(lane, batch, LossReason.STOPPED, batch.status, message, now)
-                self._make_due(lane)
+                    self._losses.lose(lane, batch, LossReason.STOPPED, batch.status, message, now=now)
+                lane.make_due()
                 if lane.closed:
-                    lines = b"".join(segment.lines for segment in lane.closed)
-                    self._lose(lane, Batch("", lines, lane.waiting), LossReason.STOPPED, None, _UNSENT, now)
+                    unsent = Batch("", b"".join(segment.lines for segment in lane.closed), lane.waiting)
+                    self._losses.lose(lane, unsent, LossReason.STOPPED, None, _UNSENT, now=now)
                 self._schedule.remove(lane)
 
     def set_auth_key(self, stream: str, auth_key: AuthKey, *, now: float) -> None:
@@ -192,9 +183,9 @@ class TrackerCore:
         check_stream(stream)
         if auth_key is None:
             raise TypeError("auth_key must be an AuthKey, not None")
-        _check_key(auth_key)
+        check_key(auth_key)
         with self._turn:
-            self._keys[stream] = auth_key
+            self._admission.set_key(stream, auth_key)
             for lane in self._schedule:
                 parked = lane.state is LaneState.PARKED
                 if lane.stream == stream and (parked or not lane.pinned):
@@ -228,7 +219,7 @@ class TrackerCore:
                     self._park(lane, key, reply)
                 case Verdict.SPLIT if batch.events > 1:
                     refused = len(lane.body(batch.lines))
-                    self._max_bytes = max(_MIN_LEARNED_BYTES, min(self._max_bytes, refused // 2))
+                    self._admission.learn_max_bytes(refused)
                     self._finish(lane, *split(batch))
                 case Verdict.ISOLATE if batch.events > 1:
                     self._finish(lane, *split(batch))
@@ -261,11 +252,13 @@ class TrackerCore:
     def next_command(self, *, now: float) -> Command | None:
         """The next thing to do, or None for nothing before :meth:`next_deadline`."""
         with self._turn:
-            if self._reports:
-                return self._reports.popleft()
+            if self._losses.reports:
+                return self._losses.reports.popleft()
+            if self._parked:
+                return self._parked.popleft()
             while (lane := self._schedule.take_timed(now)) is not None:
                 if lane.state is LaneState.FILLING:
-                    self._make_due(lane)
+                    self._schedule.make_due(lane)
                 else:
                     self._schedule.make_ready(lane)
             if self._state is TrackerState.DRAINING and not self._schedule:
@@ -279,17 +272,19 @@ class TrackerCore:
         Minus infinity if it was not pulled until None: there is more to do now, for another sender, say.
         """
         with self._turn:
-            times = [self._schedule.next_timer()]
-            if self._reports:
-                times.append(-inf)
+            timer = self._schedule.next_timer()
+            deadline = inf if timer is None else timer
+            if self._losses.reports or self._parked:
+                deadline = -inf
             elif self._schedule.peek() is not None:
                 retry_at = self._breaker.retry_at
-                if retry_at is not None:
-                    times.append(None if self._in_flight else retry_at)
-                elif len(self._in_flight) < self._options.max_in_flight:
-                    times.append(-inf)
-            self._told_deadline = min((time for time in times if time is not None), default=None)
-        return self._told_deadline
+                if retry_at is None:
+                    if len(self._in_flight) < self._options.max_in_flight:
+                        deadline = -inf
+                elif not self._in_flight:
+                    deadline = min(deadline, retry_at)
+            self._told_deadline = deadline
+        return None if self._told_deadline == inf else self._told_deadline
 
     @property
     def state(self) -> TrackerState:
@@ -304,7 +299,7 @@ class TrackerCore:
     @property
     def closed(self) -> bool:
         """Whether it is CLOSED and has nothing more to report."""
-        return self._state is TrackerState.CLOSED and not self._reports
+        return self._state is TrackerState.CLOSED and not (self._losses.reports or self._parked)
 
     def statistics(self) -> Statistics:
         """The ledger as it stands."""
@@ -328,6 +323,17 @@ class TrackerCore:
             failures=self._failures,
         )
 
+    def _accept(self, stream: str, line: bytes, auth_key: AuthKey | None, now: float) -> bool:
+        """Take an event in; return whether there is something to do sooner than the driver was told."""
+        if self._state is not TrackerState.OPEN:
+            raise TrackerClosed("the tracker was stopped and takes no more events")
+        when = self._admission.accept(stream, line, auth_key, now)
+        if when == -inf:
+            return True
+        sooner = when < self._told_deadline
+        self._told_deadline = min(when, self._told_deadline)
+        return sooner
+
     # -- what came in between -------------------------------------------------------------------------
 
     def _take_up_interrupting(self) -> None:
@@ -347,151 +353,14 @@ class TrackerCore:
                 try:
                     self.track_line(stream, line, auth_key, now=now)
                 except TrackerClosed as error:
-                    self._lose_at_once(stream, line, LossReason.STOPPED, str(error), now)
+                    self._losses.lose_at_once(stream, line, LossReason.STOPPED, str(error), now=now)
                 except BacklogFull as error:
-                    self._lose_at_once(stream, line, LossReason.BACKLOG_FULL, str(error), now)
+                    self._losses.lose_at_once(stream, line, LossReason.BACKLOG_FULL, str(error), now=now)
                 except EventTooLarge as error:
-                    self._lose_at_once(stream, line, LossReason.TOO_LARGE, str(error), now)
+                    self._losses.lose_at_once(stream, line, LossReason.TOO_LARGE, str(error), now=now)
         finally:
             self._taking_up = False
             self._told_deadline = -inf  # what the driver was told may be too late now
-
-    # -- admission ------------------------------------------------------------------------------------
-
-    def _accept(self, stream: str, line: bytes, auth_key: AuthKey | None, now: float) -> bool:
-        """Take an event in, and decide what follows from it; return whether there is something to do."""
-        lane = self._lane(stream, auth_key)
-        size = len(line)
-        sure_size = (self._options.max_batch_bytes - lane.envelope) // 2  # fits however it is escaped
-        if size > sure_size:
-            self._check_size(lane, line)
-        look = False
-        full_size = lane.full_size(self._max_bytes)
-        if lane.inlet.lines and len(lane.inlet.lines) + size > full_size:
-            look = self._close_full(lane)
-        if not self._ledger.has_room(size):
-            self._take_back_unused()
-            if not self._ledger.has_room(size):
-                look = True
-                if not self._make_room(lane, line, now):
-                    return True
-        inlet = lane.inlet
-        if inlet is NO_INLET:
-            inlet = lane.inlet = Inlet(stream, now)
-            look |= self._begin_to_wait(lane, now)
-        inlet.max_size = 0  # nobody else appends to it just now
-        want_bytes = full_size if lane.closed else min(full_size, max(_LEAST_LENT, 2 * (len(inlet.lines) + size)))
-        self._ledger.lend(inlet, size, want_bytes=want_bytes, want_events=self._max_events)
-        inlet.append(line)
-        if inlet.events >= self._max_events or len(inlet.lines) >= full_size:
-            return self._close_full(lane) or look
-        inlet.max_events = min(inlet.lent_events, self._max_events - 1)  # the last of a batch comes here
-        inlet.max_size = min(inlet.lent_bytes, full_size, len(inlet.lines) + sure_size)
-        return look
-
-    def _lane(self, stream: str, auth_key: AuthKey | None) -> Lane:
-        """The lane of an event; a new one is scheduled once it holds the event."""
-        if self._state is not TrackerState.OPEN:
-            raise TrackerClosed("the tracker was stopped and takes no more events")
-        check_stream(stream)
-        _check_key(auth_key)
-        if auth_key is None and stream in self.lanes:
-            return self.lanes[stream]
-        key = auth_key or self._keys.get(stream, self._options.auth_key)
-        lane = self._schedule.find(stream, key) or Lane(stream, key, pinned=True)
-        if auth_key is None:
-            lane.pinned = False
-            self._schedule.unpin(lane)
-        return lane
-
-    def _check_size(self, lane: Lane, line: bytes) -> None:
-        size = lane.envelope + escaped_size(line)
-        if size > self._options.max_batch_bytes:
-            raise EventTooLarge(
-                f"event needs a request of {size} bytes; max_batch_bytes allows {self._options.max_batch_bytes}"
-            )
-
-    def _take_back_unused(self) -> None:
-        """Let inlets keep only as much of the budget as they use."""
-        for lane in self._schedule:
-            inlet = lane.inlet
-            if inlet.max_size > 0:
-                inlet.max_size = 0
-                self._ledger.take_back(inlet, used_bytes=len(inlet.lines), used_events=inlet.count())
-
-    def _make_room(self, lane: Lane, line: bytes, now: float) -> bool:
-        """Whether *line* may be accepted after all; False when it was dropped.
-
-        Raises:
-            BacklogFull: neither, and ``on_full`` leaves that to the caller.
-        """
-        ledger = self._ledger
-        while self._ages and (victim := self._ages.oldest()):
-            oldest = victim.cut_oldest()
-            self._ledger.settle_lost(1, len(oldest), LossReason.BACKLOG_FULL)
-            victim.settle_flushes(1, after=victim.batched, delivered=False)
-            self._report_loss(victim.stream, Batch("", oldest, 1), LossReason.BACKLOG_FULL, None, _NO_ROOM, now)
-            if victim.empty:
-                self._close_inlet(victim)  # nobody may append to a lane that is gone
-                if victim.empty and victim is not lane:
-                    self._schedule.remove(victim)
-            if ledger.has_room(len(line)):
-                return True
-        if lane.empty and lane in self._schedule:
-            self._schedule.remove(lane)
-        self._send_what_waits()
-        if self._options.on_full in (OnFull.BLOCK, OnFull.RAISE):
-            raise BacklogFull(f"{_NO_ROOM}: {ledger.pending} events, {ledger.pending_bytes} bytes are pending")
-        self._lose_at_once(lane.stream, line, LossReason.BACKLOG_FULL, _NO_ROOM, now)
-        return False
-
-    def _send_what_waits(self) -> None:
-        """Let every lane send without waiting for more, since more has no room."""
-        if self._some_fill:
-            self._some_fill = False
-            for lane in self._schedule:
-                if lane.state is LaneState.FILLING:
-                    self._make_due(lane)
-
-    def _begin_to_wait(self, lane: Lane, now: float) -> bool:
-        """The lane has a new inlet; return whether something is to be done sooner than before."""
-        if self._ages is not None:
-            self._ages.add(lane)
-        if lane.state is not LaneState.FILLING:
-            return False
-        self._schedule.add(lane)
-        self._some_fill = True
-        if lane.closed:  # their time comes first
-            return False
-        deadline = now + self._options.flush_interval
-        self._schedule.arm(lane, deadline)
-        if self._told_deadline is None or deadline < self._told_deadline:
-            self._told_deadline = deadline
-            return True
-        return False
-
-    def _close_inlet(self, lane: Lane, *, full: bool = False, due: bool = False) -> None:
-        """Let what is in the lane's inlet wait as it is; the next event opens another inlet."""
-        inlet = lane.inlet
-        segment = lane.close_inlet(full=full, due=due)
-        self._ledger.take_back(inlet, used_bytes=len(segment.lines), used_events=segment.events)
-
-    def _close_full(self, lane: Lane) -> bool:
-        """The lane has another full batch; return whether it may be sent now and could not before."""
-        self._close_inlet(lane, full=True)
-        if lane.state is not LaneState.FILLING:
-            return False
-        self._schedule.make_ready(lane)
-        return True
-
-    def _make_due(self, lane: Lane) -> None:
-        """Let all that waits in the lane be sent without waiting for more."""
-        if lane.inlet.lines:
-            self._close_inlet(lane, due=True)
-        if lane.closed:
-            lane.closed[0].due = True  # the first may be a rest
-            if lane.state is LaneState.FILLING:
-                self._schedule.make_ready(lane)
 
     # -- sending --------------------------------------------------------------------------------------
 
@@ -510,8 +379,10 @@ class TrackerCore:
             body = lane.body(batch.lines)
         else:
             if lane.inlet.lines and not (lane.closed and (lane.closed[0].full or lane.closed[-1].full)):
-                self._close_inlet(lane)  # it goes with what is due before it
-            batch, body = lane.take(next(self._ids), max_events=self._max_events, max_bytes=self._max_bytes)
+                lane.close_inlet()  # it goes with what is due before it
+            batch, body = lane.take(
+                next(self._ids), max_events=self._options.max_batch_events, max_bytes=self._admission.max_bytes
+            )
             lane.batches = [batch]
         if batch.first_sent is None:
             batch.first_sent = now
@@ -536,7 +407,6 @@ class TrackerCore:
         if lane.due:
             self._schedule.make_ready(lane)
         elif (since := lane.since) is not None:
-            self._some_fill = True
             # What is left came after `since`; to take that for its age is early at worst, once an interval.
             self._schedule.arm(lane, since + self._options.flush_interval)
         else:
@@ -554,7 +424,7 @@ class TrackerCore:
             policy.max_elapsed is not None and now - (batch.first_sent or 0.0) >= policy.max_elapsed
         ):
             # The pause holds all the same: the next batch would meet the same trouble.
-            self._lose(lane, lane.batches.pop(), LossReason.EXPIRED, status, message, now)
+            self._losses.lose(lane, lane.batches.pop(), LossReason.EXPIRED, status, message, now=now)
         lane.fire(LaneInput.FAILED)
         if lane.empty:
             self._schedule.remove(lane)
@@ -569,51 +439,21 @@ class TrackerCore:
             return
         batch = lane.batches[-1]
         batch.status, batch.trouble = reply.status, words(reply)
-        self._reports.append(ReportParked(stream=lane.stream, status=reply.status, message=words(reply)))
+        self._parked.append(ReportParked(stream=lane.stream, status=reply.status, message=words(reply)))
 
     def _unpark(self, lane: Lane) -> None:
         lane.attempt = 0
         self._schedule.make_ready(lane, LaneInput.NEW_KEY)
 
     def _give_up(self, lane: Lane, reason: LossReason, status: int | None, message: str, now: float) -> None:
-        self._lose(lane, lane.batches[-1], reason, status, message, now)
+        self._losses.lose(lane, lane.batches[-1], reason, status, message, now=now)
         self._finish(lane)
-
-    def _lose(self, lane: Lane, batch: Batch, reason: LossReason, status: int | None, message: str, now: float) -> None:
-        """The events of *batch* are lost."""
-        self._ledger.settle_lost(batch.events, len(batch.lines), reason)
-        lane.settle_flushes(batch.events, delivered=False)
-        self._report_loss(lane.stream, batch, reason, status, message, now)
-
-    def _lose_at_once(self, stream: str, line: bytes, reason: LossReason, message: str, now: float) -> None:
-        """An event was accepted and lost in one."""
-        self._ledger.count_lost(1, reason)
-        self._report_loss(stream, Batch("", line, 1), reason, None, message, now)
-
-    def _report_loss(
-        self, stream: str, batch: Batch, reason: LossReason, status: int | None, message: str, now: float
-    ) -> None:
-        loss = Loss(
-            stream=stream,
-            lines=batch.lines,
-            reason=reason,
-            status=status,
-            message=message,
-            attempts=batch.attempts,
-            time=now + self._unix_offset,
-        )
-        self._reports.append(ReportLoss(loss=loss))
 
     def _flush(self) -> Flush:
         lanes = list(self._schedule)
         for lane in lanes:
-            self._make_due(lane)
+            self._schedule.make_due(lane)
         flush = Flush(self._ledger.pending)
         for lane in lanes:
             lane.join_flush(flush)
         return flush
-
-
-def _check_key(auth_key: object) -> None:
-    if not (auth_key is None or isinstance(auth_key, AuthKey)):
-        raise TypeError(f"auth_key must be an AuthKey, not {type(auth_key).__name__}")

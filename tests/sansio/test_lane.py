@@ -38,7 +38,7 @@ def lane_of(items: list[Any], stream: str = "s", key: AuthKey | None = None) -> 
 
 
 def add(lane: Lane, items: list[Any], *, full: bool = False, due: bool = True) -> None:
-    lane.inlet = Inlet(lane.stream, 0.0)
+    lane.inlet = Inlet(None, lane.stream, 0.0)
     for item in items:
         lane.inlet.append(encode_event(item))
     lane.close_inlet(full=full, due=due)
@@ -191,7 +191,7 @@ def test_full_size() -> None:
     lane = Lane("s", None)
     assert lane.full_size(10_000) == 10_000 - lane.envelope
     add(lane, ['"' * 100])
-    lane.inlet = Inlet("s", 0.0)
+    lane.inlet = Inlet(None, "s", 0.0)
     lane.inlet.lines += b'"' * 4096
     assert lane.full_size(10_000) == int((10_000 - lane.envelope) * 0.99 / 2)
     lane.take("b", max_events=10, max_bytes=10_000)
@@ -205,7 +205,7 @@ def test_cut_oldest() -> None:
     """Events are cut off in order, out of segments and the inlet, with what was lent for them."""
     lane = Lane("s", None)
     add(lane, [1, 2])
-    lane.inlet = Inlet("s", 5.0, max_size=10, max_events=9, lent_bytes=10, lent_events=9)
+    lane.inlet = Inlet(None, "s", 5.0, max_size=10, max_events=9, lent_bytes=10, lent_events=9)
     for n in (3, 4):
         lane.inlet.append(encode_event(n))
     assert [lane.cut_oldest() for _ in range(2)] == [b"1\n", b"2\n"]
@@ -220,7 +220,7 @@ def test_cut_oldest() -> None:
 
 def test_an_inlet_that_is_closed() -> None:
     """Closing gives what is there, lets nothing more in, and gives what came all the same when asked again."""
-    inlet = Inlet("s", 0.0, max_size=100, max_events=100)
+    inlet = Inlet(None, "s", 0.0, max_size=100, max_events=100)
     inlet.append(b"1\n")
     inlet.append(b"2\n")
     assert (inlet.count(), inlet.close()) == (2, b"1\n2\n")
@@ -233,8 +233,8 @@ def test_an_inlet_that_is_closed() -> None:
 
 def test_nothing_is_no_segment() -> None:
     """An inlet that holds nothing leaves nothing behind."""
-    lane = Lane("s", None, inlet=Inlet("s", 0.0))
-    lane.close_inlet(full=False, due=True)
+    lane = Lane("s", None, inlet=Inlet(None, "s", 0.0))
+    lane.close_inlet(due=True)
     assert (lane.empty, lane.waiting) == (True, 0)
 
 

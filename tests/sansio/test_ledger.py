@@ -28,7 +28,7 @@ def test_pending() -> None:
 def test_lending() -> None:
     """An inlet is lent what it wants while there is plenty, and no more than it needs from the last eighth."""
     it = Ledger(max_bytes=800, max_events=80)
-    inlet = Inlet("s", 0.0)
+    inlet = Inlet(None, "s", 0.0)
     it.lend(inlet, 10, want_bytes=500, want_events=20)
     assert (inlet.lent_bytes, inlet.lent_events, it.room_bytes, it.room_events) == (500, 20, 300, 60)
     inlet.append(b"x" * 10)
@@ -36,7 +36,7 @@ def test_lending() -> None:
     assert (it.room_bytes, it.room_events) == (300, 60), "it has what it wants"
     it.lend(inlet, 10, want_bytes=5000, want_events=2000)
     assert (it.room_bytes, it.room_events) == (100, 10)
-    other = Inlet("t", 0.0)
+    other = Inlet(None, "t", 0.0)
     it.lend(other, 7, want_bytes=500, want_events=20)
     assert (other.lent_bytes, other.lent_events, it.room_bytes, it.room_events) == (7, 1, 93, 9)
     it.take_back(inlet, used_bytes=10, used_events=1)

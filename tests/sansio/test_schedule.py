@@ -11,7 +11,7 @@ OLD, NEW = AuthKey("old"), AuthKey("new")
 
 
 def lane(stream: str = "s", key: AuthKey | None = None, *, pinned: bool = False, events: int = 1) -> Lane:
-    return Lane(stream, key, pinned=pinned, inlet=Inlet(stream, 0.0, bytearray(b"1\n" * events), events))
+    return Lane(stream, key, pinned=pinned, inlet=Inlet(None, stream, 0.0, bytearray(b"1\n" * events), events))
 
 
 def test_found() -> None:
@@ -142,7 +142,7 @@ def test_oldest() -> None:
     assert ages.oldest() is first
     first.inlet.close()
     assert ages.oldest() is second
-    first.inlet = Inlet("a", 2.0, bytearray(b"1\n"), 1)
+    first.inlet = Inlet(None, "a", 2.0, bytearray(b"1\n"), 1)
     ages.add(first)
     assert ages.oldest() is second
     second.inlet.close()

@@ -1043,14 +1043,14 @@ class TestInterrupted:
         """A track that another one interrupts: both are accepted, and the one that filled a batch says so."""
         t = Tracker(max_batch_events=2, max_pending_events=3)
         t.track(1, "b")
-        check = t.core._begin_to_wait
+        check = t.core._admission._begin_to_wait
 
-        def begin_to_wait(*args: Any) -> bool:
+        def begin_to_wait(*args: Any) -> float:
             monkeypatch.undo()
             assert t.track(2, "b")
             return check(*args)
 
-        monkeypatch.setattr(t.core, "_begin_to_wait", begin_to_wait)
+        monkeypatch.setattr(t.core._admission, "_begin_to_wait", begin_to_wait)
         t.track(3, "c")
         assert events(t.send()) == [1, 2]
         assert t.ledger() == (3, 0, 0, 3)

@@ -89,7 +89,7 @@ class OldCore(TrackerCore):
         with self._turn:
             for lane in self._lanes_of(stream):
                 if lane.state is LaneState.FILLING:
-                    self._make_due(lane)
+                    self._schedule.make_due(lane)
 
     def pending_of(self, stream: str) -> int:
         """Events of *stream* without an outcome."""
