@@ -18,9 +18,6 @@ from atom_sansio._errors import ConnectionFailed, RemoteError
 from atom_sansio._http import HttpConnection
 from atom_sansio._messages import Origin, Reply, Request
 
-_AT_ONCE: Final = 16 * 1024
-"""Bytes that any send buffer takes at once: writing so much waits for nobody."""
-
 # A TLS stream that has to write while it reads, which is rare, may find the writer at work.
 _BROKEN: Final = (OSError, anyio.BrokenResourceError, anyio.BusyResourceError)
 
@@ -34,6 +31,7 @@ class Connection:
         self._tls = tls
         self._http = HttpConnection(origin)
         self._stream: ByteStream | None = None
+        self._socket: socket.socket
         self._written = False
         self._used_at = 0.0
 
@@ -44,22 +42,20 @@ class Connection:
 
     def usable(self, idle_timeout: float) -> bool:
         """Whether a request may be sent now: the peer has said nothing since the last, not even goodbye."""
-        assert self._stream is not None
-        if anyio.current_time() - self._used_at >= idle_timeout:
-            return False
-        return _silent(self._stream.extra(SocketAttribute.raw_socket))  # noqa: S610 - anyio's, not Django's
+        return anyio.current_time() - self._used_at < idle_timeout and _silent(self._socket)
 
     async def exchange(self, request: Request) -> Reply:
         """Send *request* and wait for its reply.
 
-        A large request is read beside while it is written: a server may refuse it before it has read all
-        of it, and what such a reply says is lost on asyncio once writing has failed.
+        A request that the send buffer cannot hold is read beside while it is written: a server may refuse it
+        before it has read all of it, and what such a reply says is lost on asyncio once writing has failed.
         """
         data = self._http.send(request)
         self._written = False
         if self._stream is None:
             self._stream = await self._connect()
-        if len(data) <= _AT_ONCE:
+            self._socket = self._stream.extra(SocketAttribute.raw_socket)  # noqa: S610 - anyio's, not Django's
+        if _fits(len(data), self._socket):
             await self._write(self._stream, data)
             reply = await self._read(self._stream)
         else:
@@ -127,6 +123,15 @@ class Connection:
             else:  # asyncio words the system's errors in its own way
                 reason = os.strerror(cause.errno)
         return ConnectionFailed(f"{self.peer}: {reason}", stale=self._http.stale)
+
+
+def _fits(size: int, sock: socket.socket) -> bool:
+    """Whether the send buffer, which is empty after a reply, takes *size* bytes at once: nobody has to wait then.
+
+    Linux lets the buffer grow with what the connection carries.  It counts what the packets take up in memory,
+    of which it reckons half for what is in them.
+    """
+    return 2 * size <= sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
 
 
 def _silent(sock: socket.socket) -> bool:

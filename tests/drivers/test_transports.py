@@ -74,18 +74,22 @@ class TestExchange:
                 assert "secret" not in str(caught.value)
         assert server.connections == 2
 
-    def test_early_refusal(self, driver, serve, make_request) -> None:
-        """A refusal that comes while the body is being written is read, though writing it fails."""
+    # A request that was not written whole ends its connection by itself.
+    @pytest.mark.parametrize(
+        ("body", "header"), [(b"x" * 100_000, b"Connection: close\r\n"), (BIG, b"")], ids=["fits", "waits"]
+    )
+    def test_early_refusal(self, driver, serve, make_request, body, header) -> None:
+        """A refusal that comes before the body was read is taken, though its bytes wait and writing the rest fails."""
 
         def script(peer, _):
             peer.read_head()
-            peer.write(b"HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\n\r\nbig")
+            peer.write(b"HTTP/1.1 413 Too Large\r\n" + header + b"Content-Length: 3\r\n\r\nbig")
             peer.close()  # with most of the body unread: the client's next write is answered by a reset
 
         server = serve(script)
         with driver.open("native") as transport:
             for _ in range(2):
-                reply = transport.send(make_request(server, body=BIG))
+                reply = transport.send(make_request(server, body=body))
                 assert (reply.status, reply.body) == (413, b"big")
         assert server.connections == 2
 
