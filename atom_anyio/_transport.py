@@ -91,10 +91,9 @@ class StreamTransport:
         """
         connection = await self._acquire(request.origin)
         try:
-            with anyio.fail_after(timeout):
+            with anyio.CancelScope(deadline=anyio.current_time() + timeout):
                 return await connection.exchange(request)
-        except TimeoutError as exc:
-            raise RequestTimeout(f"{connection.peer} did not reply in time") from exc
+            raise RequestTimeout(f"{connection.peer} did not reply in time")
         finally:
             await self._release(connection)
 
