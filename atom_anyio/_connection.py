@@ -32,6 +32,7 @@ class Connection:
         self._http = HttpConnection(origin)
         self._stream: ByteStream | None = None
         self._socket: socket.socket
+        self._at_once = 0  # bytes that the send buffer was last known to take
         self._written = False
         self._used_at = 0.0
 
@@ -55,7 +56,9 @@ class Connection:
         if self._stream is None:
             self._stream = await self._connect()
             self._socket = self._stream.extra(SocketAttribute.raw_socket)  # noqa: S610 - anyio's, not Django's
-        if _fits(len(data), self._socket):
+        if len(data) > self._at_once:
+            self._at_once = _send_buffer(self._socket)
+        if len(data) <= self._at_once:
             await self._write(self._stream, data)
             reply = await self._read(self._stream)
         else:
@@ -125,13 +128,13 @@ class Connection:
         return ConnectionFailed(f"{self.peer}: {reason}", stale=self._http.stale)
 
 
-def _fits(size: int, sock: socket.socket) -> bool:
-    """Whether the send buffer, which is empty after a reply, takes *size* bytes at once: nobody has to wait then.
+def _send_buffer(sock: socket.socket) -> int:
+    """Bytes that the send buffer, which is empty after a reply, takes at once: nobody has to wait for them.
 
     Linux lets the buffer grow with what the connection carries.  It counts what the packets take up in memory,
     of which it reckons half for what is in them.
     """
-    return 2 * size <= sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 2
 
 
 def _silent(sock: socket.socket) -> bool:
