@@ -12,7 +12,7 @@ One exchange is ``send``, then ``receive_data`` for whatever arrives until ``nex
 from __future__ import annotations
 
 import re
-from typing import Final, cast
+from typing import Final
 
 import h11
 
@@ -29,13 +29,16 @@ MAX_REPLY: Final = 4 * 64 * 1024
 """Bytes of a reply as they come, so that chunks of one byte with long extensions come to an end too."""
 
 _HEAD: Final = re.compile(
-    r"[A-Z]+ /[!-~]* HTTP/1\.1\r\n([!#$%&'*+.^_`|~0-9A-Za-z-]+: [!-~]([ -~]*[!-~])?\r\n)+\r\n", re.ASCII
+    r"[A-Z]+ /[!-~]* HTTP/1\.1\r\n(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+: [!-~]+(?: +[!-~]+)*\r\n)+\r\n", re.ASCII
 )
 """A request's head as it may be sent: tokens and visible ASCII (RFC 9110, 5)."""
 
-_STAND_IN: Final = h11.Request(method="POST", target="/", headers=[("Host", "stand-in"), ("Content-Length", "0")])
+_STAND_IN: Final = h11.Request(method="POST", target="/", headers=[("Host", "stand-in")])
 """Tells h11 that a request was sent.  Of the request it needs no more to read the reply, and to build and check
 the real one there costs as much as to read the reply; its bytes are written here instead."""
+
+_STAND_IN_END: Final = h11.EndOfMessage()
+"""Tells h11 that all of it was sent."""
 
 _EXCERPT: Final = 80
 """Characters of a parser's complaint that are passed on: it may quote the reply, which may quote us."""
@@ -104,7 +107,7 @@ class HttpConnection:
         self._head = None
         self._body.clear()
         self._h11.send(_STAND_IN)
-        self._h11.send(h11.EndOfMessage())
+        self._h11.send(_STAND_IN_END)
         return head.encode("ascii") + request.body
 
     def receive_data(self, data: bytes) -> None:
@@ -134,35 +137,28 @@ class HttpConnection:
 
     def _advance(self) -> Reply | None:
         while True:
-            event = self._next_event()
-            kind = type(event)  # isinstance() asks the abstract base class of h11's events, which takes its time
-            if kind is h11.Response:
-                head = cast(h11.Response, event)
-                if head.http_version not in (b"1.1", b"1.0"):
+            try:
+                event = self._h11.next_event()
+            except h11.RemoteProtocolError as exc:
+                # Not chained, for the same reason that it is cut short.
+                raise ReplyError(f"{self._peer} sent no valid HTTP reply: {str(exc)[:_EXCERPT]}") from None
+            if event is h11.NEED_DATA:
+                self._check_size(self._received)
+                if not self._eof:
+                    return None
+                event = self._end_of_stream()
+            # Not isinstance(), which asks the abstract base class of h11's events and takes its time.
+            if type(event) is h11.Response:
+                if event.http_version not in (b"1.1", b"1.0"):
                     raise ReplyError(f"{self._peer} replied in a version of HTTP that is not 1.1")
                 self._check_consumed()
-                self._head = head
-            elif kind is h11.Data:
-                data = cast(h11.Data, event).data
-                if len(self._body) + len(data) > MAX_BODY:
+                self._head = event
+            elif type(event) is h11.Data:
+                if len(self._body) + len(event.data) > MAX_BODY:
                     raise ReplyError(f"{self._peer} sent a reply with a body of more than {MAX_BODY} bytes")
-                self._body += data
-            elif kind is h11.EndOfMessage:
+                self._body += event.data
+            elif type(event) is h11.EndOfMessage:
                 return self._finish()
-            elif event is h11.NEED_DATA:
-                return None
-
-    def _next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
-        try:
-            event = self._h11.next_event()
-        except h11.RemoteProtocolError as exc:
-            # Not chained, for the same reason that it is cut short.
-            raise ReplyError(f"{self._peer} sent no valid HTTP reply: {str(exc)[:_EXCERPT]}") from None
-        if event is h11.NEED_DATA:
-            self._check_size(self._received)
-            if self._eof:
-                return self._end_of_stream()
-        return event
 
     def _end_of_stream(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
         """What the end of the stream means where h11 wants more: the end of an unmeasured body, or a break.
