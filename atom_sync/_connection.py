@@ -34,7 +34,7 @@ class Connection:
         self._tls = tls
         self._http = HttpConnection(origin)
         self._socket: socket.socket | None = None
-        self._wait_for_reply: Callable[[float], object]
+        self._wait_for_reply: Callable[[float], bool]
         self._would_block: tuple[type[OSError], ...] = (BlockingIOError,)
         self._buffered: Callable[[], int] = int  # bytes that TLS has read already; nothing without it
         self._written = False
@@ -49,16 +49,8 @@ class Connection:
         """Whether a request may be sent now: the peer has said nothing since the last, not even goodbye."""
         if self._socket is None:
             return True
-        if monotonic() - self._used_at >= idle_timeout:
-            return False
-        try:
-            # Past SSLSocket.recv(), which cannot peek: any byte at all is one too many.
-            socket.socket.recv(self._socket, 1, socket.MSG_PEEK)
-        except BlockingIOError:
-            return True
-        except OSError:
-            pass
-        return False
+        # Any byte at all is one too many, with TLS too.
+        return monotonic() - self._used_at < idle_timeout and not self._wait_for_reply(0)
 
     def exchange(self, request: Request, deadline: float) -> Reply:
         """Send *request* and wait for its reply, both before *deadline*, which is in monotonic seconds."""
@@ -99,8 +91,11 @@ class Connection:
         """
         view = memoryview(data)
         while True:
-            with suppress(*self._would_block):
-                view = view[sock.send(view) :]
+            try:
+                sent = sock.send(view)
+            except self._would_block:
+                sent = 0
+            view = view[sent:]
             if not view:
                 self._written = True
                 return False
@@ -156,14 +151,17 @@ _READABLE: Final = 1
 _WRITABLE: Final = 2
 
 
-def _waiter(sock: socket.socket, what: int) -> Callable[[float], object]:
-    """What waits until *sock* can be read or written, whichever of them *what* says, or for so many seconds."""
+def _waiter(sock: socket.socket, what: int) -> Callable[[float], bool]:
+    """What waits until *sock* can be read or written, whichever of them *what* says, or for so many seconds.
+
+    It says whether the socket can.
+    """
     if sys.platform == "win32":  # pragma: no cover
         read, write = [sock] if what & _READABLE else [], [sock] if what & _WRITABLE else []
-        return lambda seconds: select.select(read, write, [], seconds)
+        return lambda seconds: any(select.select(read, write, [], seconds))
     poll = select.poll()  # select() on Unix does not take descriptors above 1023
     poll.register(sock, (select.POLLIN if what & _READABLE else 0) | (select.POLLOUT if what & _WRITABLE else 0))
-    return lambda seconds: poll.poll(seconds * 1000)
+    return lambda seconds: bool(poll.poll(seconds * 1000))
 
 
 def _connect(origin: Origin, deadline: float) -> socket.socket:
