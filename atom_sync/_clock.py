@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from functools import cached_property
 
 
 class Clock:
@@ -18,11 +19,12 @@ class Clock:
         """What to add to :meth:`now` to get Unix seconds."""
         return time.time() - time.monotonic()
 
-    def unit(self) -> float:
-        """A draw from [0, 1)."""
+    @cached_property
+    def unit(self) -> Callable[[], float]:
+        """Gives a draw from [0, 1)."""
         from random import random  # not before the first answer: a program starts sooner
 
-        return random()  # noqa: S311 - spreads retries, keeps no secret
+        return random
 
     def unique(self) -> str:
         """128 random bits in hex."""
