@@ -47,6 +47,10 @@ class Reporter:
         except RuntimeError:
             self._run()
 
+    def prepare(self) -> None:
+        """Have at hand what there may be no time for in the end: an import takes longer than is left then."""
+        import logging  # noqa: F401
+
     def exit(self) -> None:
         """The interpreter ends and may start no thread (3.12): a callback that may block is not called without."""
         try:

@@ -145,6 +145,8 @@ class Tracker(Intake):
         until = self._clock.now() + _check_timeout(timeout)
         cut = until - min(REPORT_TIME, timeout / 10)
         flush = self._close()
+        if not flush.done:
+            self._reporter.prepare()
         if not self._senders:  # the interpreter shuts down and starts no more threads
             self._run(until=cut)
         with self._lock:

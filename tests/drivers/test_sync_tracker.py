@@ -899,6 +899,27 @@ class TestExit:
         assert child.stderr.count("are lost (stopped, status None)") == 2
         assert "Traceback" not in child.stderr
 
+    def test_logging_is_ready_in_time(self) -> None:
+        """What a stop may have to log with is imported while it waits, not when its time is nearly up."""
+        child = run_child(
+            """
+            seen = []
+            class Hangs:
+                def send(self, request, *, timeout):
+                    threading.Event().wait()
+                def close(self):
+                    pass
+            tracker = Tracker("http://c.example", transport=Hangs, max_batch_events=1)
+            sys.modules.pop("logging", None)  # what measures coverage may have it
+            tracker.track("s", 1)
+            follow = tracker._follow
+            tracker._follow = lambda flush, until: (seen.append("logging" in sys.modules), follow(flush, until))
+            tracker.stop(0.1)
+            print(*seen)
+            """
+        )
+        assert child.stdout == "True\n"
+
     def test_callback_at_exit(self) -> None:
         """on_loss hears of losses at the end, and may block without holding it up."""
         child = run_child(
