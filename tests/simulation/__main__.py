@@ -7,11 +7,11 @@ import sys
 import time
 from collections import Counter
 
-from .world import Failure, World
+from .world import EVENTS, Failure, World
 
 EPILOG = """
 A failure prints the seed, the step, the hash of the trace and the last steps.  The same seed with the same --events
-does the same again, to the byte.
+and the same interpreter does the same again, to the byte.
 
 --bugs puts each planted bug of tests/simulation/bugs into a copy of the core and says how soon it is found.
 """
@@ -22,7 +22,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__, epilog=EPILOG)
     parser.add_argument("--seed", type=int, default=0, help="the first seed; the next ones follow (default 0)")
     parser.add_argument("--minutes", type=float, help="for how long; without it, that one seed alone")
-    parser.add_argument("--events", type=int, default=50_000, help="events of one run at most (default 50000)")
+    parser.add_argument("--events", type=int, default=EVENTS, help=f"of one run at most (default {EVENTS})")
+    parser.add_argument("--strict-oldest", action="store_true", help="complain when drop_oldest drops another")
     parser.add_argument("--bugs", nargs="*", metavar="NAME", help="find all planted bugs, or these")
     arguments = parser.parse_args()
     if arguments.bugs is not None:
@@ -36,7 +37,7 @@ def main() -> int:
     lost: Counter[str] = Counter()
     while True:
         try:
-            outcome = World(seed, events=arguments.events).run()
+            outcome = World(seed, events=arguments.events, strict_oldest=arguments.strict_oldest).run()
         except Failure as failure:
             print(failure)
             return 1

@@ -77,21 +77,21 @@ class Plan:
     seconds: float
     """How long the fault phase lasts."""
     max_events: int
-    max_requests: int = 1500
+    max_requests: int = 600
 
 
 def draw(rng: Random, *, events: int, shapes: int) -> Plan:
     """A plan for about *events* events at most."""
-    batch_bytes = rng.choice((1024, 2048, 8192, 65536, 131072, 524288))
-    pending_bytes = max(batch_bytes, rng.choice((2048, 16384, 262144, 1 << 26, 1 << 26)))
+    batch_bytes = rng.choice((1024, 2048, 8192, 65536, 131072, 131072, 524288))
+    pending_bytes = max(batch_bytes, rng.choice((2048, 16384, 262144, 1 << 26, 1 << 26, 1 << 26, 1 << 26)))
     base = rng.choice((0.1, 0.5, 3.0))
     options = {
         "endpoint": rng.choice(("http://collector.example", "http://[::1]:3000/base/")),
-        "max_batch_events": rng.choice((1, 2, 5, 50, 500, 2000, 2000)),
+        "max_batch_events": rng.choice((1, 2, 5, 50, 500, 2000, 2000, 2000)),
         "max_batch_bytes": batch_bytes,
         "flush_interval": rng.choice((0.05, 1.0, 10.0, 60.0)),
         "max_pending_bytes": pending_bytes,
-        "max_pending_events": rng.choice((None, None, 1, 10, 100, 5000)),
+        "max_pending_events": rng.choice((None, None, None, None, None, None, 1, 10, 100, 5000)),
         "on_full": rng.choice(tuple(OnFull)),
         "max_in_flight": rng.choice((1, 2, 4, 8)),
         "request_timeout": rng.choice((1.0, 10.0, 60.0)),
@@ -110,7 +110,8 @@ def draw(rng: Random, *, events: int, shapes: int) -> Plan:
     weights[-2] *= 10 ** rng.uniform(-3, -1)
     weights[-3] *= 0.1
     faulty = rng.random() < 0.9
-    burst = rng.choice((1, 10, 100, 1000, 1000))
+    burst = rng.choice((1, 10, 100, 1000, 2000, 2000))
+    seconds = rng.choice((20.0, 200.0, 2000.0))
     return Plan(
         options=options,
         streams=names[: rng.randint(1, len(names))] + many,
@@ -122,7 +123,7 @@ def draw(rng: Random, *, events: int, shapes: int) -> Plan:
         pull_one=rng.choice((0.0, 0.2, 0.9)),
         burst=burst,
         shapes=weights,
-        gap=rng.choice((0.01, 0.1, 1.0)) * (1 if burst > 10 else 0.3),
-        seconds=rng.choice((20.0, 200.0, 2000.0)),
+        gap=seconds / rng.choice((30, 100, 400)),
+        seconds=seconds,
         max_events=events,
     )

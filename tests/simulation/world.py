@@ -50,6 +50,9 @@ from .server import NO_LIMIT, Server, garbage, half, over_the_wire, overloaded
 from .shapes import FIRST, Shape, shapes
 
 UNIX_OFFSET = 1_000_000_000.0
+EVENTS = 100_000
+"""Of one run at most."""
+
 SHOWN = 40
 """Lines of the trace that a failure shows."""
 
@@ -105,7 +108,7 @@ class Program(Intake):
 class World:
     """Everything that one seed makes happen."""
 
-    def __init__(self, seed: int, *, events: int = 50_000) -> None:
+    def __init__(self, seed: int, *, events: int = EVENTS, strict_oldest: bool = False) -> None:
         self.seed = seed
         # A stream of draws for each part, so that a change in one does not shift the others.
         self.load, self.net, self.fate, self.timing = (
@@ -141,7 +144,10 @@ class World:
         self.orphans: dict[tuple[int, str], int] = {}
         self.stopped = False
         self.ends = 0.0
-        self.oracle = Oracle(self._options(), self.shapes)
+        self.starts = {
+            stream: f'{{"table":{json.dumps(stream, ensure_ascii=False)},'.encode() for stream in self.plan.streams
+        }
+        self.oracle = Oracle(self._options(), self.shapes, strict_oldest=strict_oldest)
         for stream in self.plan.streams:
             self._accept_keys(stream)
         self._start()
@@ -273,7 +279,7 @@ class World:
             number = self.next_number
             self._track(stream, None, self.shapes[1], 1, Kind.PLAIN)
             must(number in self.oracle.pending, "I10: an event that came when all was well was not taken")
-        self._drain()
+            self._drain()
         self._close()
         self._drain()
         self.oracle.check(self.core)
@@ -566,16 +572,10 @@ class World:
         self._travel(sent, request, attempt)
 
     def _stream_of(self, request: Request) -> str:
-        for stream, start in self._starts.items():
+        for stream, start in self.starts.items():
             if request.body.startswith(start):
                 return stream
         raise Violation("I5: a request for a stream that there is not")
-
-    @property
-    def _starts(self) -> dict[str, bytes]:
-        return {
-            stream: f'{{"table":{json.dumps(stream, ensure_ascii=False)},'.encode() for stream in self.plan.streams
-        }
 
     def _travel(self, sent: Sent, request: Request, attempt: int) -> None:
         net = self.net
@@ -786,6 +786,9 @@ class World:
         oracle.in_flight.clear()
         must(all(followed.flush.done for followed in oracle.flushes), "I10: abandoned, but a flush goes on")
         self._pull_some(None)
+        while self.program.woken:  # by what interrupted the last pull
+            self.program.woken = False
+            self._pull_some(None)
         must(self.core.closed and not oracle.pending, "I10: abandoned, but not closed")
         self.blocked = None
         self.at(self.now + self.fate.random(), self._restart, self.generation)
