@@ -133,6 +133,7 @@ class Oracle:
     failing_for: int = 0
     probe_not_before: float = 0.0
     longest_pause: float = 0.0
+    longest_asked: float = 0.0
     answered_last: bool = True
     checks: int = 0
 
@@ -151,6 +152,7 @@ class Oracle:
         self.failing_for = 0
         self.probe_not_before = 0.0
         self.longest_pause = max(self.options.retry.cap, self.options.flush_interval)
+        self.longest_asked = 0.0
         self.answered_last = True
 
     def crashed(self) -> int:
@@ -208,7 +210,9 @@ class Oracle:
             must(parent is not None, "I3: a half of a batch that was not split")
             assert parent is not None
             middle = len(parent) // 2
-            must(numbers == (parent[:middle] if half == "1" else parent[middle:]), "I1: a half is not what it should be")
+            must(
+                numbers == (parent[:middle] if half == "1" else parent[middle:]), "I1: a half is not what it should be"
+            )
             sent.sends_before = self._sends_of(parent_id)
         else:
             must(self.rooted.isdisjoint(numbers), "I3: an event is sent under two batch ids")
@@ -341,6 +345,7 @@ class Oracle:
         sent.failures_in_a_row += 1
         sent.not_before = now + max(at_least, self._pause(sent.failures_in_a_row, unit))
         self.longest_pause = max(self.longest_pause, at_least)
+        self.longest_asked = max(self.longest_asked, at_least)
         policy = self.options.retry
         if (policy.max_attempts is not None and sent.failures >= policy.max_attempts) or (
             policy.max_elapsed is not None and now - sent.first_sent >= policy.max_elapsed
@@ -466,8 +471,18 @@ class Oracle:
                 must(since + self.options.flush_interval > now, "I10: events wait longer than flush_interval")
                 must(deadline is not None, "I10: events wait for ever")
             elif lane.state is LaneState.BACKING_OFF:
-                must(deadline is not None, "I10: a lane backs off for ever")
+                must(deadline is not None and lane.timer is not None, "I10: a lane backs off for ever")
+                assert lane.timer is not None
+                longest = max(self.longest_asked, self._pause(lane.attempt, 1.0)) * (1 + 1e-9)
+                must(lane.timer <= now + longest, "I7: a pause is too long")
         must(waiting == core.statistics().pending, "I1: pending events are in no lane")
+
+    def check_not_overdue(self, core: TrackerCore, now: float) -> None:
+        """What must be true while every sender sleeps: it has been told of all that comes due."""
+        for lane in core._schedule:
+            if lane.state is LaneState.FILLING and lane.since is not None:
+                due = lane.since + self.options.flush_interval
+                must(due + 1e-3 >= now, "I10: events are due and nobody was woken")
 
     def follow(self, flush: Flush, *, exact: bool) -> None:
         """A flush was asked for, and not interrupted if *exact*."""

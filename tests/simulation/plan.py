@@ -118,7 +118,7 @@ def draw(rng: Random, *, events: int, shapes: int) -> Plan:
         signed=rng.random() < 0.8,
         network={name: 10 ** rng.uniform(-2.5, -0.6) for name in NETWORK if faulty and rng.random() < 0.35},
         events={name: rng.choice((0.5, 2.0, 8.0)) for name in EVENTS if faulty and rng.random() < 0.4},
-        explicit=rng.choice((0.0, 0.0, 0.2)),
+        explicit=rng.choice((0.0, 0.1, 0.4)),
         interrupts=rng.choice((0.0, 0.01, 0.1)),
         pull_one=rng.choice((0.0, 0.2, 0.9)),
         burst=burst,

@@ -42,9 +42,7 @@ class Server:
         """
         try:
             if len(request.body) > self.max_body:
-                read_submission(
-                    request.method, request.target, request.headers, request.body, max_body=self.max_body
-                )
+                read_submission(request.method, request.target, request.headers, request.body, max_body=self.max_body)
             self.keyring.verify(submission)
             if not poison.isdisjoint(numbers):
                 raise Refused(400, "an event is refused", stream=submission.stream)

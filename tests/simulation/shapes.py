@@ -62,7 +62,14 @@ def _text(name: str, text: str) -> Shape:
 
 def shapes(max_batch_bytes: int) -> list[Shape]:
     """All shapes, for requests of at most *max_batch_bytes*; the usual one first."""
-    usual = {"n": 0, "event": "click", "url": "https://shop.example/cart?step=2", "user": "u-51773", "ok": True, "p": 9.5}
+    usual = {
+        "n": 0,
+        "event": "click",
+        "url": "https://shop.example/cart?step=2",
+        "user": "u-51773",
+        "ok": True,
+        "p": 9.5,
+    }
     body = max(64, min((max_batch_bytes - 600) // 2, 20_000))
     odd = {"n": 0, "d": Decimal("1.10"), "big": 2**70, 7: "seven", "t": (1, 2)}
     odd_text = f'{{"n":{_MARK},"d":1.10,"big":{2**70},"7":"seven","t":[1,2]}}'

@@ -240,6 +240,8 @@ class World:
             self.program.woken = False
             self._wake()
         self.oracle.check(self.core)
+        if self.steps % 8 == 0 and (self.next_pull is None or self.next_pull > self.now + 1e-3):
+            self.oracle.check_not_overdue(self.core, self.now)
 
     def _fault_phase(self) -> None:
         plan = self.plan
@@ -325,7 +327,9 @@ class World:
         key = load.choice(("explicit one", "explicit two")) if load.random() < plan.explicit else None
         times = load.randint(1, plan.burst)
         kind = Kind.PLAIN if key is None else Kind.KEYED
-        if self._interrupts():
+        for _ in range(8 if self._interrupts() else 0):
+            if self.blocked is not None:
+                break
             shape = self.shapes[self.picks[load.randrange(997)]]
             self._interrupted(lambda: self._track(stream, key, shape, 1, kind), stream, others=True)
         if self.blocked is None:
@@ -399,9 +403,7 @@ class World:
             assert shape is not None
             self._not_taken(error, shape, stream, key, number, text)
 
-    def _not_taken(
-        self, error: LocalError, shape: Shape, stream: str, key: str | None, number: int, text: str
-    ) -> None:
+    def _not_taken(self, error: LocalError, shape: Shape, stream: str, key: str | None, number: int, text: str) -> None:
         self.note("not taken", type(error).__name__)
         on_full = self.plan.options["on_full"]
         if isinstance(error, BacklogFull):
@@ -454,7 +456,7 @@ class World:
         return self._interrupted(call, self.timing.choice(self.plan.streams))
 
     def _interrupted(self, call: Callable[[], Any], stream: str, *, others: bool = False) -> Any:
-        after = int(10 ** self.timing.uniform(0, 3))
+        after = self.timing.randint(1, 120) if others else int(10 ** self.timing.uniform(0, 3))
         self.epoch += 1
         return interrupted(call, lambda: self._handler(stream, others), after)
 
@@ -478,6 +480,7 @@ class World:
             else:
                 core.flush(now=self.now)
                 self.program.woken = True
+                self._pull_some(1)
         statistics = core.statistics()
         lost = sum(statistics.lost.values())
         must(statistics.accepted == statistics.delivered + lost + statistics.pending, "I1: not even in between")
@@ -616,9 +619,7 @@ class World:
                 self.at(when + net.expovariate(1.0), self._arrive, *args, request, sent.submission, "nobody waits")
             self.at(when, self._arrive, *args, request, sent.submission, what)
 
-    def _arrive(
-        self, generation: int, sent: Sent, attempt: int, request: Request, submission: Any, what: str
-    ) -> None:
+    def _arrive(self, generation: int, sent: Sent, attempt: int, request: Request, submission: Any, what: str) -> None:
         """A request comes to the collector."""
         net = self.net
         back = self.now + (net.expovariate(50.0) if self.faults else net.random() * 0.02)

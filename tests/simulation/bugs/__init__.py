@@ -19,6 +19,9 @@ ROOT = HERE.parents[2]
 BUDGET = 60.0
 """Seconds in which each must be found."""
 
+EVENTS = "5000"
+"""Of one run at most: short runs, so that many plans get their turn."""
+
 
 def names() -> list[str]:
     """All planted bugs."""
@@ -68,7 +71,7 @@ def find(name: str, *, budget: float = BUDGET) -> tuple[float, str]:
         apply((HERE / f"{name}.patch").read_text(encoding="utf-8"), root)
         began = time.perf_counter()
         done = subprocess.run(
-            [sys.executable, "-m", "tests.simulation", "--minutes", str(budget / 60)],
+            [sys.executable, "-m", "tests.simulation", "--events", EVENTS, "--minutes", str(budget / 60)],
             cwd=root,
             env={**os.environ, "PYTHONPATH": "", "PYTHONDONTWRITEBYTECODE": "1"},
             capture_output=True,

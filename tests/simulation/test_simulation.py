@@ -1,0 +1,61 @@
+"""Whatever goes wrong around it, the core keeps its promises; and the simulator sees when it does not."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tests.simulation import bugs
+from tests.simulation.world import Failure, World
+
+SEEDS = [1, 4, 5, 22, 30, 1003]
+"""Runs that found something once, in the core or in the simulator."""
+
+SECONDS = 3.0
+"""Real time for seeds that nobody has chosen."""
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_known_seed(seed: int) -> None:
+    """No invariant is broken in a run that once broke one."""
+    World(seed, events=5_000).run()
+
+
+def test_more_seeds() -> None:
+    """No invariant is broken in as many short runs as fit into a few seconds."""
+    until = time.monotonic() + SECONDS
+    seed = 50_000
+    while time.monotonic() < until:
+        World(seed, events=2_000).run()
+        seed += 1
+
+
+def test_replay() -> None:
+    """The same seed does the same, to the last word between the core and the world."""
+    assert World(4, events=5_000).run() == World(4, events=5_000).run()
+
+
+@pytest.mark.xfail(raises=Failure, strict=True, reason="drop_oldest loses sight of events that wait")
+@pytest.mark.parametrize("seed", [7, 23])
+def test_drops_the_oldest(seed: int) -> None:
+    """With drop_oldest, the event that is dropped is the oldest that waits."""
+    World(seed, events=50_000, strict_oldest=True).run()
+
+
+@pytest.mark.parametrize("name", ["01-retry-with-another-id", "07-split-loses-an-event", "16-timer-not-rearmed"])
+def test_planted_bug(name: str) -> None:
+    """A bug that is put into a copy of the core is found (the others: python -m tests.simulation --bugs)."""
+    _, said = bugs.find(name)
+    assert said.startswith("seed ")
+
+
+@pytest.mark.parametrize("name", bugs.names())
+def test_planted_bugs_fit(name: str, tmp_path: object) -> None:
+    """Each planted bug still fits the core as it is."""
+    import shutil
+    from pathlib import Path
+
+    root = Path(str(tmp_path))
+    shutil.copytree(bugs.ROOT / "atom_sansio", root / "atom_sansio")
+    bugs.apply((bugs.HERE / f"{name}.patch").read_text(encoding="utf-8"), root)
