@@ -14,6 +14,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from heapq import heappop, heappush
 from itertools import count
 from random import Random
@@ -269,9 +270,8 @@ class World:
         server.up, server.full, server.max_body = True, False, NO_LIMIT
         for stream in plan.streams:
             self._accept_keys(stream)
-        if plan.signed or plan.explicit or self.oracle.rekeyed:
-            for stream in plan.streams:
-                self._set_key(stream, self.plain_key(stream) or f"late key of {stream}")
+        for stream in plan.streams:
+            self._set_key(stream, self.plain_key(stream) or f"late key of {stream}")
         self._wake()
         self._drain()
         if self.core.state is not TrackerState.OPEN:
@@ -331,7 +331,7 @@ class World:
             if self.blocked is not None:
                 break
             shape = self.shapes[self.picks[load.randrange(997)]]
-            self._interrupted(lambda: self._track(stream, key, shape, 1, kind), stream, others=True)
+            self._interrupted(partial(self._track, stream, key, shape, 1, kind), stream, others=True)
         if self.blocked is None:
             self._track(stream, key, None, times, kind)
 
