@@ -37,10 +37,16 @@ def test_replay() -> None:
 
 
 @pytest.mark.xfail(raises=Failure, strict=True, reason="drop_oldest loses sight of events that wait")
-@pytest.mark.parametrize("seed", [7, 23])
+@pytest.mark.parametrize("seed", [114, 160])
 def test_drops_the_oldest(seed: int) -> None:
     """With drop_oldest, the event that is dropped is the oldest that waits."""
-    World(seed, events=50_000, strict_oldest=True).run()
+    World(seed, events=5_000, strict=True).run()
+
+
+@pytest.mark.xfail(raises=Failure, strict=True, reason="what is lent is taken back from who is about to use it")
+def test_interrupted_before_it_is_put_in() -> None:
+    """The budget holds for an event that is interrupted between the look for room and its use."""
+    World(1098, events=5_000, strict=True).run()
 
 
 @pytest.mark.parametrize("name", ["01-retry-with-another-id", "07-split-loses-an-event", "16-timer-not-rearmed"])
