@@ -543,6 +543,9 @@ class World:
                 self.oracle.lost(loss, stopped=self.core.state is not TrackerState.OPEN)
             elif isinstance(command, ReportParked):
                 self.note("parked", command.stream, command.status)
+                if not self.faults:  # by an answer that was on its way; somebody gives the key once more
+                    name = self.plain_key(command.stream) or f"late key of {command.stream}"
+                    self.at(self.now + 1.0, self._set_key, command.stream, name)
             deadline = self.core.next_deadline()
             if command is None:
                 if deadline is not None:
