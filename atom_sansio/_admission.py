@@ -143,8 +143,8 @@ class Admission:
         while self._ages and (victim := self._ages.oldest()):
             oldest = Batch("", victim.cut_oldest(), 1)
             self._losses.lose(victim, oldest, LossReason.BACKLOG_FULL, None, _NO_ROOM, now=now, after=victim.batched)
-            if victim.empty:
-                victim.close_inlet()  # nobody may append to a lane that is gone
+            if victim.since is None:
+                victim.close_inlet()  # the next event begins to wait anew, and nobody may append to a lane that is gone
                 if victim.empty and victim is not lane:
                     self._schedule.remove(victim)
             if self._ledger.has_room(len(line)):

@@ -155,7 +155,8 @@ class Ages:
     def add(self, lane: Lane) -> None:
         """The lane has a new inlet."""
         if len(self._heap) > self._limit:
-            self._heap = list({entry[2]: entry for entry in self._heap if _waits(entry)}.values())
+            # Those of segments that wait behind a lane's first will count when their turn comes.
+            self._heap = list({entry[::2]: entry for entry in self._heap if _may_wait(entry)}.values())
             heapify(self._heap)
             self._limit = 2 * len(self._heap) + _SLACK
         heappush(self._heap, (lane.inlet.since, next(self._order), lane))
@@ -170,6 +171,11 @@ class Ages:
                 return self._heap[0][2]
             heappop(self._heap)
         return None
+
+
+def _may_wait(entry: tuple[float, int, Lane]) -> bool:
+    since, _, lane = entry
+    return lane.since is not None and lane.since <= since
 
 
 def _waits(entry: tuple[float, int, Lane]) -> bool:

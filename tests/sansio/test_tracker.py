@@ -898,6 +898,29 @@ class TestFull:
         t.answer(command)
         assert t.ledger() == (4, 2, 2, 0)
 
+    def test_drop_oldest_of_many(self) -> None:
+        """However many segments wait, the oldest event is the one that is dropped."""
+        t = Tracker(max_batch_events=1, max_pending_events=70, max_in_flight=1, on_full="drop_oldest")
+        t.track("in flight", "b")
+        t.send()
+        for n in range(75):
+            t.now = float(n)
+            t.track(n)
+        assert [loss.events for loss in t.losses()] == [(n,) for n in range(6)]
+
+    def test_drop_oldest_behind_a_batch(self) -> None:
+        """A lane whose waiting events were all dropped behind its batch begins to wait anew."""
+        t = Tracker(max_pending_events=3, on_full="drop_oldest")
+        t.track(0)
+        t.flush()
+        t.send()
+        dropped = []
+        for n, stream in enumerate("abbaaaaa", start=1):
+            t.now = float(n)
+            t.track(n, stream)
+            dropped += [event for loss in t.losses() for event in loss.events]
+        assert dropped == [1, 2, 3, 4, 5, 6]
+
     def test_flush_and_drop_oldest(self) -> None:
         """What is dropped behind a request is not taken for what the request carries."""
         t = Tracker(max_pending_events=3, on_full="drop_oldest")

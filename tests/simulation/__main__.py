@@ -23,7 +23,6 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="the first seed; the next ones follow (default 0)")
     parser.add_argument("--minutes", type=float, help="for how long; without it, that one seed alone")
     parser.add_argument("--events", type=int, default=EVENTS, help=f"of one run at most (default {EVENTS})")
-    parser.add_argument("--strict", action="store_true", help="complain of known faults of the core, too")
     parser.add_argument("--bugs", nargs="*", metavar="NAME", help="find all planted bugs, or these")
     arguments = parser.parse_args()
     if arguments.bugs is not None:
@@ -37,7 +36,7 @@ def main() -> int:
     lost: Counter[str] = Counter()
     while True:
         try:
-            outcome = World(seed, events=arguments.events, strict=arguments.strict).run()
+            outcome = World(seed, events=arguments.events).run()
         except Failure as failure:
             print(failure)
             return 1

@@ -94,9 +94,6 @@ class Oracle:
 
     options: Options
     shapes: list[Shape]
-    strict: bool = False
-    """Whether ``drop_oldest`` must drop the oldest of each class, and an event that is interrupted just before it is
-    put in must not exceed the budget.  Today neither always holds."""
     expected: dict[str, int] = field(default_factory=dict)
     """The number of each event that was tracked, by its text."""
     shape_of: list[int] = field(default_factory=list)
@@ -398,7 +395,7 @@ class Oracle:
             epochs = self.epoch_of
             dropping = self.options.on_full in (OnFull.DROP_NEWEST, OnFull.DROP_OLDEST)
             must(dropping or all(n in epochs for n in numbers), "I1: dropped though on_full does not say so")
-            if self.options.on_full is OnFull.DROP_OLDEST and self.strict:
+            if self.options.on_full is OnFull.DROP_OLDEST:
                 self._dropped_oldest(numbers)
         before = len(self.pending)
         self.pending.difference_update(numbers)
@@ -428,7 +425,9 @@ class Oracle:
         must(statistics.accepted == statistics.delivered + lost + statistics.pending, "I1: the ledger does not add up")
         must(statistics.delivered == self.delivered, "I1: delivered is not what was delivered")
         must(statistics.pending == len(self.pending) - unreported, "I1: pending is not what is pending")
-        slack = 0 if self.strict or not self.epoch_of else 1
+        slack = (
+            1 if self.epoch_of else 0
+        )  # an event that was just being put in when what was lent for it was taken back
         max_bytes = options.max_pending_bytes + slack * 20_200  # of the largest shape
         must(0 <= statistics.pending_bytes <= max_bytes, "I6: more bytes than max_pending_bytes")
         if options.max_pending_events is not None:

@@ -109,7 +109,7 @@ class Program(Intake):
 class World:
     """Everything that one seed makes happen."""
 
-    def __init__(self, seed: int, *, events: int = EVENTS, strict: bool = False) -> None:
+    def __init__(self, seed: int, *, events: int = EVENTS) -> None:
         self.seed = seed
         # A stream of draws for each part, so that a change in one does not shift the others.
         self.load, self.net, self.fate, self.timing = (
@@ -148,7 +148,7 @@ class World:
         self.starts = {
             stream: f'{{"table":{json.dumps(stream, ensure_ascii=False)},'.encode() for stream in self.plan.streams
         }
-        self.oracle = Oracle(self._options(), self.shapes, strict=strict)
+        self.oracle = Oracle(self._options(), self.shapes)
         for stream in self.plan.streams:
             self._accept_keys(stream)
         self._start()
