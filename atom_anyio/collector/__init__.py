@@ -14,13 +14,14 @@ except ImportError as error:
     ) from error
 
 from ._app import create_app
-from ._keys import read_keyring
+from ._keys import LiveKeyring, read_keyring
 from ._serve import Collector, serve
 from ._store import Store, StoreFailed
 from ._tables import Page, RejectedRequest, StoredEvent, StoreStatistics
 
 __all__ = [
     "Collector",
+    "LiveKeyring",
     "Page",
     "RejectedRequest",
     "Store",

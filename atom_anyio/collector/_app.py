@@ -18,6 +18,7 @@ from starlette.routing import Route
 from atom_sansio import Keyring, Refused
 from atom_sansio._receive import MAX_BODY
 
+from ._keys import LiveKeyring
 from ._store import Store, StoreFailed
 from ._submissions import Submissions, done, response
 
@@ -29,7 +30,7 @@ MAX_EVENT_DEPTH: Final = 256
 """Levels of nesting up to which an event is shown as a value."""
 
 
-def create_app(store: Store, keyring: Keyring, *, max_body: int = MAX_BODY) -> Starlette:
+def create_app(store: Store, keyring: Keyring | LiveKeyring, *, max_body: int = MAX_BODY) -> Starlette:
     """The collector's application; it runs on asyncio, on one loop.
 
     Args:

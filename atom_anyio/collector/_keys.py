@@ -6,11 +6,15 @@ have several keys; each of them is valid.  Messages name the place, never the te
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final
 
-from atom_sansio import AuthKey, Keyring
+from atom_sansio import AuthKey, Keyring, Submission
+
+_log = logging.getLogger("atom_anyio.collector")
 
 ENVIRONMENT_VARIABLE: Final = "ATOM_COLLECTOR_KEYS"
 """Holds lines as a file of keys does."""
@@ -35,17 +39,76 @@ def read_keyring(
         environment: Where to look for ``ATOM_COLLECTOR_KEYS``, whose value is read as a file's text.
 
     Raises:
-        ValueError: an entry is not ``STREAM=KEY``; the message says which, and does not show it.
+        ValueError: an entry is not ``STREAM=KEY``, or the file not UTF-8; the message says which, and does not
+            show it.
         OSError: the file cannot be read.
     """
+    return _keyring(_read(entries, default_key, file, environment))
+
+
+class LiveKeyring:
+    """A keyring that is read anew while the collector runs, so that keys are exchanged without a restart.
+
+    Takes what :func:`read_keyring` does, and raises the same.
+    """
+
+    def __init__(
+        self,
+        entries: Iterable[str] = (),
+        *,
+        default_key: str | None = None,
+        file: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self._read = partial(_read, tuple(entries), default_key, file, environment)
+        self._keys = self._read()
+        # One object in one attribute: a submission is never verified with half of the old keys and half of the new.
+        self._keyring = _keyring(self._keys)
+
+    def verify(self, submission: Submission) -> None:
+        """As :meth:`Keyring.verify <atom_sansio.Keyring.verify>`, with the keys that were read last."""
+        self._keyring.verify(submission)
+
+    def reload(self) -> None:
+        """Read all places again; where that fails, log why and go on with the old keys.
+
+        It fails too when a stream that needs a key would need none any more, which a file that is just being
+        written looks like.  Who means that starts the collector anew.
+        """
+        try:
+            keys = self._read()
+            if DEFAULT not in keys and not self._keys.keys() <= keys.keys():
+                raise ValueError("a stream that needs a key would need none")
+            keyring = _keyring(keys)
+        except (OSError, ValueError) as error:
+            _log.warning("the keys were not read again, those from before stay valid: %s", error)
+        else:
+            self._keys, self._keyring = keys, keyring
+            _log.warning("the keys were read again: there are %d", sum(map(len, keys.values())))
+
+    def __repr__(self) -> str:
+        return f"<LiveKeyring {self._keyring}>"
+
+
+def _read(
+    entries: Iterable[str], default_key: str | None, file: Path | None, environment: Mapping[str, str] | None
+) -> dict[str, list[AuthKey]]:
     keys: dict[str, list[AuthKey]] = {}
     if default_key is not None:
         keys[DEFAULT] = [_key(default_key, "the default key")]
     for number, entry in enumerate(entries, 1):
         _read_entry(entry, f"key {number}", keys)
     if file is not None:
-        _read_lines(file.read_text("utf-8"), str(file), keys)
+        try:
+            text = file.read_text("utf-8")
+        except UnicodeDecodeError:
+            raise ValueError(f"{file} is not UTF-8") from None  # that error holds the file's bytes: keys
+        _read_lines(text, str(file), keys)
     _read_lines((environment or {}).get(ENVIRONMENT_VARIABLE, ""), ENVIRONMENT_VARIABLE, keys)
+    return keys
+
+
+def _keyring(keys: Mapping[str, list[AuthKey]]) -> Keyring:
     return Keyring({s: k for s, k in keys.items() if s != DEFAULT}, default=keys.get(DEFAULT))
 
 

@@ -29,6 +29,7 @@ from atom_sansio._verify import Keys
 
 from ._app import create_app
 from ._http import StrictProtocol
+from ._keys import LiveKeyring
 from ._store import Store
 
 KEEP_ALIVE: Final = 75
@@ -127,14 +128,17 @@ class Collector:
         self._store.close()
 
 
-def serve(store: Store, keyring: Keyring, *, host: str, port: int, on_listening: Callable[[str], object]) -> None:
+def serve(
+    store: Store, keyring: Keyring | LiveKeyring, *, host: str, port: int, on_listening: Callable[[str], object]
+) -> None:
     """Run the collector until SIGTERM or SIGINT, then answer what has come in and return.
 
     To be called in the main thread.
 
     Args:
         store: Stays open.
-        keyring: What submissions must be signed with.
+        keyring: What submissions must be signed with.  A :class:`LiveKeyring` is read again at SIGHUP, where
+            there is that signal.
         host: Address to listen on.
         port: 0 lets the system choose one.
         on_listening: Called with the URL when connections are taken.
@@ -151,6 +155,9 @@ def serve(store: Store, keyring: Keyring, *, host: str, port: int, on_listening:
         # uvicorn puts its own handlers in front of these while it runs, and when it has stopped it raises
         # what it caught for the ones that were there before: the default ones would end the process by the signal.
         before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        # Without keys to be read again, SIGHUP means what it does to others: that the terminal is gone.
+        if isinstance(keyring, LiveKeyring) and hasattr(signal, "SIGHUP"):
+            before[signal.SIGHUP] = signal.signal(signal.SIGHUP, lambda *_: server.soon(keyring.reload))
         try:
             server.run(sockets=[listener])
         finally:
@@ -186,10 +193,17 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, on_started: Callable[[], object]) -> None:
         super().__init__(config)
         self._on_started = on_started
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        self._loop = asyncio.get_running_loop()
         self._on_started()
+
+    def soon(self, work: Callable[[], object]) -> None:
+        """Have *work* done by the loop: for a signal's handler, which may have interrupted anything."""
+        if self._loop is not None:  # else nothing has begun that it could disturb, nor the signal been asked for
+            self._loop.call_soon_threadsafe(work)
 
 
 def _server(app: Starlette, on_started: Callable[[], object]) -> _Server:

@@ -18,6 +18,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from atom_sansio import Keyring, Refused, Submission, answer, read_submission
 
+from ._keys import LiveKeyring
 from ._store import Store
 
 T = TypeVar("T")
@@ -30,7 +31,7 @@ class Submissions:
     as reading 64 events and checking their signature.
     """
 
-    def __init__(self, store: Store, keyring: Keyring, max_body: int) -> None:
+    def __init__(self, store: Store, keyring: Keyring | LiveKeyring, max_body: int) -> None:
         self._store = store
         self._keyring = keyring
         self._max_body = max_body

@@ -29,24 +29,32 @@ import click
     help="File of STREAM=KEY lines; *=KEY is the default key, and # begins a comment.",
 )
 def collector(
-    host: str, port: int, store_path: str, keys: tuple[str, ...], default_key: str | None, keys_file: Path | None
+    host: str,
+    port: int,
+    store_path: str,
+    keys: tuple[str, ...],
+    default_key: str | None,
+    keys_file: Path | None,
 ) -> None:
     """Receive events, verify them, and store them, until SIGTERM or Ctrl-C.
 
     What is on the command line shows in the list of processes: prefer --keys-file, or put the lines of such a
     file into the environment variable ATOM_COLLECTOR_KEYS.  A stream with no key and no default takes anything.
 
+    At SIGHUP the keys file is read again; if it is wrong, that is logged and the keys from before stay valid.  Give a
+    stream its new key beside the old one, exchange it in the programs, then remove the old one.
+
     The first line of output says where it listens.  Stored events are read at /_atom/events, refused requests at
     /_atom/rejected, counts at /_atom/stats.
     """
     try:
-        from atom_anyio.collector import Store, StoreFailed, read_keyring, serve
+        from atom_anyio.collector import LiveKeyring, Store, StoreFailed, read_keyring, serve
     except ImportError as error:
         raise click.ClickException(str(error)) from error
     try:
-        keyring = read_keyring(keys, default_key=default_key, file=keys_file, environment=os.environ)
-    except UnicodeDecodeError:
-        raise click.ClickException(f"{keys_file} is not UTF-8") from None  # it holds the file's bytes: keys
+        # Without a file nothing would be different when it is read again.
+        read = read_keyring if keys_file is None else LiveKeyring
+        keyring = read(keys, default_key=default_key, file=keys_file, environment=os.environ)
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
     try:

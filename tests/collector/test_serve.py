@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
-import hmac
 import http.client
-import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,6 +18,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 from click.testing import CliRunner
+from programs import envelope, program, request, texts
 
 from atom_anyio.collector import Collector, Store, StoreFailed, read_keyring
 from atom_anyio.collector._serve import listen, url_of
@@ -33,49 +29,7 @@ from atom_sync.cli._group import atom_events
 CANARY = "canary-5ecret"
 
 
-def request(url: str, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, Any]:
-    """One request over a connection of its own: status and JSON."""
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=30)
-    with contextlib.closing(connection):
-        connection.request(method, path, body, headers)
-        reply = connection.getresponse()
-        return reply.status, json.loads(reply.read())
-
-
-def envelope(stream: str, data: str, key: str | None = None) -> bytes:
-    auth = {} if key is None else {"auth": hmac.new(key.encode(), data.encode(), hashlib.sha256).hexdigest()}
-    return json.dumps({"table": stream, "data": data, **auth}).encode()
-
-
-def texts(url: str) -> list[str]:
-    status, page = request(url, "GET", "/_atom/events")
-    assert status == 200
-    return [event["text"] for event in page["events"]]
-
-
 # As a program
-
-
-@contextlib.contextmanager
-def program(*arguments: str, **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """``atom-events collector`` in a process, and the URL from its first line."""
-    command = [sys.executable, "-c", "from atom_sync.cli import main; main()", "collector", "--port", "0"]
-    process = subprocess.Popen(
-        [*command, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **environment},
-    )
-    with process:
-        try:
-            assert process.stdout is not None
-            first = process.stdout.readline()
-            assert first.startswith("listening on http://127.0.0.1:"), process.communicate()
-            assert first.endswith("/\n")
-            yield process, first.split()[-1]
-        finally:
-            process.kill()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
