@@ -17,11 +17,12 @@ from ._app import create_app
 from ._keys import LiveKeyring, read_keyring
 from ._serve import Collector, serve
 from ._store import Store, StoreFailed
-from ._tables import Page, RejectedRequest, StoredEvent, StoreStatistics
+from ._tables import Outcome, Page, RejectedRequest, StoredEvent, StoreStatistics
 
 __all__ = [
     "Collector",
     "LiveKeyring",
+    "Outcome",
     "Page",
     "RejectedRequest",
     "Store",

@@ -62,7 +62,7 @@ class _Stored:
         self._store = store
 
     async def health(self, request: Request) -> Response:
-        await done(self._store.statistics())
+        await done(self._store.check())
         return Response("up", media_type="text/plain")
 
     async def events(self, request: Request) -> Response:

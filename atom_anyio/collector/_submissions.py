@@ -7,6 +7,7 @@ where even that cannot be stored, :class:`StoreFailed` is raised.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import Final, TypeVar
@@ -20,6 +21,7 @@ from atom_sansio import Keyring, Refused, Submission, answer, read_submission
 
 from ._keys import LiveKeyring
 from ._store import Store
+from ._tables import Outcome
 
 T = TypeVar("T")
 
@@ -50,11 +52,11 @@ class Submissions:
                 method, f"{scope['path']}?{query.decode('latin-1')}", headers, bytes(body), max_body=self._max_body
             )
             self._keyring.verify(submission)
+            await self._turn.add(submission)
         except Refused as refused:
             await done(self._store.reject(refused, query if method == "GET" else bytes(body)))
             await response(refused)(scope, receive, send)
         else:
-            await self._turn.add(submission)
             await send(_OK_START)
             await send(_OK_BODY)
 
@@ -93,6 +95,7 @@ class _Turn:
         """Return when *submission* is committed, or was so before.
 
         Raises:
+            Refused: its batch id is taken, with status 422.
             StoreFailed: it is not, and nothing else of this turn is.
         """
         loop = asyncio.get_running_loop()
@@ -109,17 +112,35 @@ class _Turn:
         try:
             stored = asyncio.wrap_future(self._store.add_all(submissions))
         except Exception as error:  # the store is closed; whatever it is, those who wait must hear of it
-            _settle(waiters, error)
+            _settle(waiters, [error] * len(waiters))
         else:
-            stored.add_done_callback(partial(_stored, waiters))
+            stored.add_done_callback(partial(_stored, submissions, waiters))
 
 
-def _stored(waiters: list[asyncio.Future[None]], stored: asyncio.Future[list[bool]]) -> None:
-    _settle(waiters, stored.exception())
+def _stored(
+    submissions: Sequence[Submission], waiters: Sequence[asyncio.Future[None]], stored: asyncio.Future[list[Outcome]]
+) -> None:
+    error = stored.exception()
+    if error is not None:
+        _settle(waiters, [error] * len(waiters))
+    else:
+        _settle(waiters, [_refusal(it, outcome) for it, outcome in zip(submissions, stored.result(), strict=True)])
 
 
-def _settle(waiters: list[asyncio.Future[None]], error: BaseException | None) -> None:
-    for waiter in waiters:
+def _refusal(submission: Submission, outcome: Outcome) -> Refused | None:
+    """A batch id with other events than before is a mistake that an answer of 200 would make a loss in silence.
+
+    The status is that of the draft on Idempotency-Key (draft-ietf-httpapi-idempotency-key-header, section 2.7).
+    The trackers here take it as they do 400: they split the batch, and its halves come under new ids.
+    """
+    if outcome is not Outcome.CONFLICT:
+        return None
+    reason = "the Idempotency-Key is that of a batch with other events"
+    return Refused(422, reason, stream=submission.stream, events=len(submission.elements))
+
+
+def _settle(waiters: Sequence[asyncio.Future[None]], errors: Sequence[BaseException | None]) -> None:
+    for waiter, error in zip(waiters, errors, strict=True):
         if waiter.done():  # its task was cancelled
             continue
         if error is None:

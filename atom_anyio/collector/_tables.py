@@ -1,15 +1,17 @@
 """What is in the collector's file: its tables, and each thing that is done with them.
 
-Nothing here begins or ends a transaction but :func:`open_database`; that is for the store to decide.
+Nothing here begins or ends a transaction but :func:`open_database` and :func:`check`; that is for the store to decide.
 """
 
 from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from functools import cache
 from typing import Final, Generic, TypeVar
 
@@ -23,6 +25,10 @@ MAX_REJECTED: Final = 10_000
 
 MAX_PAGE_BYTES: Final = 16 * 1024 * 1024
 """A page ends with the row that takes it over this size, whatever its limit."""
+
+MAX_FORGOTTEN: Final = 20_000
+"""Events forgotten in one transaction, or one batch if that has more; so a store that is long overdue goes on
+answering.  More than come in while one transaction is synced, so that it catches up."""
 
 _VALUES_AT_ONCE: Final = 512
 """Values of one statement, before it is padded.  Python gives up the interpreter's lock once for each statement,
@@ -53,6 +59,17 @@ _SCHEMA: Final = (
     f"PRAGMA application_id = {_APPLICATION_ID}",
     f"PRAGMA user_version = {_VERSION}",
 )
+
+
+class Outcome(Enum):
+    """What became of a submission."""
+
+    STORED = auto()
+    """Its events are in the store; they were not before."""
+    DUPLICATE = auto()
+    """The same events are in the store under the same stream and batch id."""
+    CONFLICT = auto()
+    """Other events are in the store under its stream and batch id; so it is not stored."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +138,7 @@ def open_database(path: str, *, busy_timeout: float) -> sqlite3.Connection:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     db = sqlite3.connect(path, timeout=busy_timeout, isolation_level=None, check_same_thread=False)
     try:
-        db.execute("PRAGMA journal_mode = WAL")
+        _use_wal(db, busy_timeout)
         db.execute("PRAGMA synchronous = FULL")  # NORMAL may lose the last commits with the power
         db.execute("BEGIN IMMEDIATE")
         _prepare(db)
@@ -130,6 +147,20 @@ def open_database(path: str, *, busy_timeout: float) -> sqlite3.Connection:
         db.close()
         raise
     return db
+
+
+def _use_wal(db: sqlite3.Connection, busy_timeout: float) -> None:
+    """Turn the file to WAL; SQLite waits for no lock in this, so of two that make the file one would fail."""
+    deadline = time.monotonic() + busy_timeout
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            break
 
 
 def _prepare(db: sqlite3.Connection) -> None:
@@ -144,10 +175,11 @@ def _prepare(db: sqlite3.Connection) -> None:
         raise sqlite3.DatabaseError(f"it has version {version}, and only version {_VERSION} is known here")
 
 
-def add(db: sqlite3.Connection, submissions: Sequence[Submission], now: float) -> list[bool]:
-    """Store the events of each submission, unless its batch id is known for its stream; tell which were stored."""
+def add(db: sqlite3.Connection, submissions: Sequence[Submission], now: float) -> list[Outcome]:
+    """Store the events of each submission, unless its batch id is known for its stream; tell what became of each."""
     known = _known(db, [(it.stream, it.batch_id) for it in submissions if it.batch_id is not None])
-    results: list[bool] = []
+    compared: dict[tuple[str, str | None], tuple[str, ...]] = {}
+    results: list[Outcome] = []
     batches: list[object] = []
     texts: list[str] = []
     stored: Counter[str] = Counter()
@@ -155,13 +187,20 @@ def add(db: sqlite3.Connection, submissions: Sequence[Submission], now: float) -
     # Within a transaction that writes nobody else can add to them; and what was deleted keeps its id.
     last_id = db.execute("SELECT max(seq) FROM sqlite_sequence WHERE name = 'texts'").fetchone()[0] or 0
     for it in submissions:
-        fresh = (it.stream, it.batch_id) not in known
-        results.append(fresh)
-        if not fresh:
-            duplicates += len(it.elements)
-        elif it.elements:
+        key = (it.stream, it.batch_id)
+        if key in compared or key in known:
+            if key not in compared:
+                compared[key] = _texts(db, *known[key])
+            if compared[key] == it.elements:
+                results.append(Outcome.DUPLICATE)
+                duplicates += len(it.elements)
+            else:
+                results.append(Outcome.CONFLICT)
+            continue
+        results.append(Outcome.STORED)
+        if it.elements:
             if it.batch_id is not None:
-                known.add((it.stream, it.batch_id))
+                compared[key] = it.elements
             first_id = last_id + 1
             last_id += len(it.elements)
             batches += (last_id, first_id, it.stream, it.batch_id, now)
@@ -173,22 +212,27 @@ def add(db: sqlite3.Connection, submissions: Sequence[Submission], now: float) -
         "INSERT INTO streams VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET stored = stored + excluded.stored",
         stored.items(),
     )
-    _count(db, requests=len(submissions), duplicates=duplicates)
+    # A conflict is counted when it is refused.
+    _count(db, requests=len(results) - results.count(Outcome.CONFLICT), duplicates=duplicates)
     return results
 
 
-def _known(db: sqlite3.Connection, batches: Sequence[tuple[str, str]]) -> set[tuple[str, str | None]]:
-    """Which of *batches*, each a stream and a batch id, are stored."""
-    found: set[tuple[str, str | None]] = set()
+def _known(db: sqlite3.Connection, batches: Sequence[tuple[str, str]]) -> dict[tuple[str, str | None], tuple[int, int]]:
+    """Which of *batches*, each a stream and a batch id, are stored, and the first and last id of their events."""
+    found: dict[tuple[str, str | None], tuple[int, int]] = {}
     for rows, count, values in _portions(2, [value for batch in batches for value in batch]):
-        found.update(
-            db.execute(
-                f"""SELECT column1, column2 FROM (SELECT * FROM (VALUES {rows}) LIMIT ?)
-                    WHERE EXISTS (SELECT 1 FROM batches WHERE stream = column1 AND batch_id = column2)""",  # noqa: S608
-                (*values, count),
-            )
-        )
+        for stream, batch_id, first_id, last_id in db.execute(
+            f"""SELECT stream, batch_id, first_id, last_id FROM (SELECT * FROM (VALUES {rows}) LIMIT ?)
+                CROSS JOIN batches ON stream = column1 AND batch_id = column2""",  # noqa: S608 - no input
+            (*values, count),
+        ):
+            found[stream, batch_id] = first_id, last_id
     return found
+
+
+def _texts(db: sqlite3.Connection, first_id: int, last_id: int) -> tuple[str, ...]:
+    rows = db.execute("SELECT text FROM texts WHERE id BETWEEN ? AND ? ORDER BY id", (first_id, last_id))
+    return tuple(text for (text,) in rows)
 
 
 def _insert(db: sqlite3.Connection, into: str, width: int, values: Sequence[object]) -> None:
@@ -232,6 +276,45 @@ def _count(db: sqlite3.Connection, **counts: int) -> None:
         "INSERT INTO counters VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = value + excluded.value",
         counts.items(),
     )
+
+
+def forget(db: sqlite3.Connection, before: float) -> None:
+    """Forget what was received before the time *before*, batch ids included, but not the counts.
+
+    From the oldest on until one is younger, so this costs two look-ups when there is nothing to forget.  What
+    was received while the clock was ahead holds up what comes behind it, until it is old enough itself.
+    """
+    start = last = None
+    for last_id, first_id, received_at in db.execute(
+        "SELECT last_id, first_id, received_at FROM batches ORDER BY last_id"
+    ):
+        start = first_id if start is None else start
+        if received_at >= before or (last is not None and last_id - start >= MAX_FORGOTTEN):
+            break
+        last = last_id
+    if last is not None:
+        db.execute("DELETE FROM texts WHERE id <= ?", (last,))
+        db.execute("DELETE FROM batches WHERE last_id <= ?", (last,))
+    oldest = db.execute("SELECT received_at FROM rejected ORDER BY id LIMIT 1").fetchone()
+    if oldest is not None and oldest[0] < before:
+        # Refused requests are few; but each may have a body.
+        db.execute(
+            "DELETE FROM rejected WHERE received_at < ? AND id < (SELECT min(id) + 100 FROM rejected)", (before,)
+        )
+
+
+def check(db: sqlite3.Connection, size: int) -> None:
+    """Commit a change, and keep *size* bytes in the file for a moment, to see whether that is possible.
+
+    To be called within a transaction of its own, which it ends and begins again.
+    """
+    db.execute(f"PRAGMA user_version = {_VERSION}")  # writes a page though it is the same
+    if size:
+        db.execute("DROP TABLE IF EXISTS room")  # from one who was killed in between
+        db.execute("CREATE TABLE room AS SELECT zeroblob(?)", (size,))
+        db.execute("COMMIT")
+        db.execute("BEGIN IMMEDIATE")
+        db.execute("DROP TABLE room")
 
 
 def clear(db: sqlite3.Connection) -> None:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Final
 
 import click
+
+DAY: Final = 24 * 60 * 60.0
+"""Seconds."""
 
 
 @click.command()
@@ -21,6 +25,12 @@ import click
     metavar="FILE",
     help="SQLite file to keep events in; :memory: for none.",
 )
+@click.option(
+    "--keep",
+    type=click.IntRange(1, 36500),
+    metavar="DAYS",
+    help="Forget events, and the ids that tell repeated batches, when they are so old; without it, never.",
+)
 @click.option("--key", "keys", multiple=True, metavar="STREAM=KEY", help="Key of a stream.  May be repeated.")
 @click.option("--default-key", metavar="KEY", help="Key of all streams without one of their own.")
 @click.option(
@@ -32,6 +42,7 @@ def collector(
     host: str,
     port: int,
     store_path: str,
+    keep: int | None,
     keys: tuple[str, ...],
     default_key: str | None,
     keys_file: Path | None,
@@ -58,7 +69,7 @@ def collector(
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
     try:
-        store = Store(store_path)
+        store = Store(store_path, keep=None if keep is None else keep * DAY)
     except (OSError, StoreFailed) as error:
         raise click.ClickException(str(error)) from error
     with store:

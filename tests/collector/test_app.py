@@ -306,7 +306,7 @@ async def test_a_turn_is_committed_together(store: Store) -> None:
     """What comes in one turn of the loop is one transaction, and each request has its answer."""
     app = create_app(store, KEYRING)
     statements: list[str] = []
-    store._queue(lambda db: db.set_trace_callback(statements.append), writes=False).result()
+    store._queue(lambda db: db.set_trace_callback(statements.append)).result()
     wires = [Wire(f"{i}") for i in range(50)]
     await asyncio.gather(*(wire.post(app, envelope("s", f"[{i}]")) for i, wire in enumerate(wires)))
     assert {wire.status for wire in wires} == {200}
@@ -332,7 +332,7 @@ async def test_a_turn_that_fails(store: Store) -> None:
     app = create_app(store, KEYRING)
 
     def writable(yes: bool) -> None:
-        store._queue(lambda db: db.execute(f"PRAGMA query_only = {not yes:d}").fetchone(), writes=False).result()
+        store._queue(lambda db: db.execute(f"PRAGMA query_only = {not yes:d}").fetchone()).result()
 
     for yes, status in ((False, 503), (True, 200)):
         writable(yes)
@@ -439,6 +439,24 @@ async def test_other_requests(client: httpx.AsyncClient, method: str, path: str,
     assert (await stats(client))["requests"] == 0
 
 
+async def test_other_events_under_a_known_id(client: httpx.AsyncClient) -> None:
+    """A batch id that comes with other events is refused with 422; with the same it is a replay, however signed."""
+    first, other = '["a", {"id": 1}]', '["a", {"id": 2}]'
+    for data, key, status in ((first, "old", 200), (other, "new", 422), (first, "new", 200), (other, "wrong", 401)):
+        body = envelope("rotated", data, key, bulk=True)
+        reply = await client.post("/bulk", content=body, headers={"Idempotency-Key": "b"})
+        assert reply.status_code == status
+    assert [event["text"] for event in await events(client)] == ["a", '{"id":1}']
+    assert [(row["status"], row["stream"]) for row in await rejected(client)] == [(422, "rotated"), (401, "rotated")]
+    assert await stats(client) == {
+        "stored": 2,
+        "duplicates": 2,
+        "rejected": 4,
+        "requests": 4,
+        "streams": {"rotated": 2},
+    }
+
+
 # A failing store
 
 
@@ -449,7 +467,7 @@ async def test_disk_full(client: httpx.AsyncClient, store: Store) -> None:
         def work(db: sqlite3.Connection) -> None:
             db.execute(f"PRAGMA max_page_count = {pages}").fetchone()
 
-        store._queue(work, writes=False).result()
+        store._queue(work).result()
 
     await client.post("/", content=envelope("s", "before"))
     limit(1)  # that is, what there is and no more
@@ -459,8 +477,10 @@ async def test_disk_full(client: httpx.AsyncClient, store: Store) -> None:
         assert int(refused.headers["retry-after"]) > 0
         assert refused.json()["reason"] == "the store is failing; try again later"
     assert [event["text"] for event in await events(client)] == ["before"]
-    assert (await client.get("/health")).status_code == 200
+    health = await client.get("/health")
+    assert (health.status_code, "retry-after" in health.headers) == (503, True)
     limit(1_000_000)
+    assert (await client.get("/health")).status_code == 200
     assert (await client.post("/bulk", content=body)).status_code == 200
     assert await stats(client) == {"stored": 4, "duplicates": 0, "rejected": 0, "requests": 2, "streams": {"s": 4}}
 

@@ -15,8 +15,10 @@ from typing import Any
 
 import pytest
 
-from atom_anyio.collector import Store, StoreFailed, _tables
+from atom_anyio.collector import Outcome, Store, StoreFailed, _tables
 from atom_sansio._receive import Refused, Submission
+
+STORED, DUPLICATE, CONFLICT = Outcome
 
 
 def submission(*texts: str, stream: str = "s", batch_id: str | None = None) -> Submission:
@@ -31,7 +33,7 @@ def store() -> Iterator[Store]:
 
 def do(store: Store, work: Callable[[sqlite3.Connection], Any]) -> Any:
     """Do something on the store's own connection."""
-    return store._queue(work, writes=False).result()
+    return store._queue(work).result()
 
 
 class Stuck:
@@ -48,7 +50,7 @@ class Stuck:
             reached.set()
             self._go_on.wait()
 
-        self._future = self._store._queue(wait, writes=False)
+        self._future = self._store._queue(wait)
         reached.wait()
 
     def __exit__(self, *_: object) -> None:
@@ -59,7 +61,7 @@ class Stuck:
 def test_events_come_back(store: Store) -> None:
     """What was stored is read in order, exactly, with where it came from and when."""
     texts = ("\x00", "поток 😀", '{"n":1.10}', "")
-    assert store.add(submission(*texts, batch_id="b")).result() is True
+    assert store.add(submission(*texts, batch_id="b")).result() is STORED
     page = store.events().result()
     assert [(e.id, e.stream, e.text, e.batch_id, e.received_at) for e in page.rows] == [
         (i, "s", text, "b", 1.5) for i, text in enumerate(texts, 1)
@@ -79,7 +81,7 @@ def test_several_at_once(store: Store) -> None:
         submission("4", "5", "6", stream="t", batch_id="b"),
         submission("3", stream="t"),
     ]
-    assert store.add_all(several).result() == [True, False, True, True, False, True, True]
+    assert store.add_all(several).result() == [STORED, DUPLICATE, STORED, STORED, DUPLICATE, STORED, STORED]
     assert [(e.id, e.stream, e.text, e.batch_id) for e in store.events().result().rows] == [
         (1, "s", "0", "a"),
         (2, "s", "1", "b"),
@@ -100,8 +102,8 @@ def test_several_at_once(store: Store) -> None:
 def test_many_at_once(store: Store, count: int) -> None:
     """Any number of submissions is stored at once, and all of them are known afterwards."""
     many = [submission(f"{i}", f"{i}b", stream=f"s{i % 3}", batch_id=f"{i}") for i in range(count)]
-    assert store.add_all(many).result() == [True] * count
-    assert store.add_all([submission("x"), *many]).result() == [True] + [False] * count
+    assert store.add_all(many).result() == [STORED] * count
+    assert store.add_all([submission("x"), *many]).result() == [STORED] + [DUPLICATE] * count
     rows = store.events(limit=10_000).result().rows
     assert [(e.stream, e.text, e.batch_id) for e in rows[:-1]] == [
         (it.stream, text, it.batch_id) for it in many for text in it.elements
@@ -162,35 +164,68 @@ def test_pages_are_bounded_in_bytes(store: Store, monkeypatch: pytest.MonkeyPatc
 
 def test_a_batch_is_stored_once(store: Store) -> None:
     """A batch id counts once per stream; without one everything is new."""
-    assert store.add(submission("1", "2", batch_id="b")).result() is True
-    assert store.add(submission("1", "2", batch_id="b")).result() is False
-    assert store.add(submission("3", batch_id="b", stream="other")).result() is True
-    assert store.add(submission("4")).result() is True
-    assert store.add(submission("4")).result() is True
+    assert store.add(submission("1", "2", batch_id="b")).result() is STORED
+    assert store.add(submission("1", "2", batch_id="b")).result() is DUPLICATE
+    assert store.add(submission("3", batch_id="b", stream="other")).result() is STORED
+    assert store.add(submission("4")).result() is STORED
+    assert store.add(submission("4")).result() is STORED
     assert [event.text for event in store.events().result().rows] == ["1", "2", "3", "4", "4"]
     statistics = store.statistics().result()
     assert (statistics.stored, statistics.duplicates, statistics.requests) == (5, 2, 5)
     assert statistics.streams == {"other": 1, "s": 4}
 
 
+def test_other_events_under_a_known_id(store: Store) -> None:
+    """A batch id with other events is a conflict, stored before or just now; it counts once it is refused."""
+    several = [submission("1", "2", batch_id="b"), submission("1", batch_id="b"), submission("1", "2", batch_id="b")]
+    assert store.add_all(several).result() == [STORED, CONFLICT, DUPLICATE]
+    for texts in (("1",), ("2", "1"), ("1", "2", "3"), ()):
+        assert store.add(submission(*texts, batch_id="b")).result() is CONFLICT
+    assert store.add(submission("1", "2", batch_id="b")).result() is DUPLICATE
+    assert [event.text for event in store.events().result().rows] == ["1", "2"]
+    statistics = store.statistics().result()
+    assert (statistics.stored, statistics.duplicates, statistics.requests) == (2, 4, 3)
+
+
 def test_concurrent_replays(tmp_path: Path) -> None:
     """Of 100 replays from many threads and two connections, one is stored."""
     with Store(tmp_path / "events.db") as one, Store(tmp_path / "events.db") as two:
         barrier = threading.Barrier(10)
-        stored: list[bool] = []
+        outcomes: list[Outcome] = []
 
         def replay(store: Store) -> None:
             barrier.wait()
-            stored.extend([store.add(submission("1", "2", batch_id="b")).result() for _ in range(10)])
+            outcomes.extend([store.add(submission("1", "2", batch_id="b")).result() for _ in range(10)])
 
         threads = [threading.Thread(target=replay, args=(store,)) for store in (one, two) * 5]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert sorted(stored) == [False] * 99 + [True]
+        assert (outcomes.count(STORED), outcomes.count(DUPLICATE)) == (1, 99)
         assert [event.text for event in two.events().result().rows] == ["1", "2"]
         assert one.statistics().result().duplicates == 198
+
+
+def test_opened_at_once(tmp_path: Path) -> None:
+    """Of a file that several make at the same time each gets a store."""
+
+    def use(path: Path) -> None:
+        barrier.wait()
+        with Store(path) as store:
+            store.add(submission("1", batch_id="b")).result()
+
+    for number in range(20):
+        barrier = threading.Barrier(4)
+        path = tmp_path / f"{number}.db"
+        threads = [threading.Thread(target=use, args=(path,)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        with Store(path) as store:
+            statistics = store.statistics().result()
+            assert (statistics.stored, statistics.duplicates) == (1, 3)
 
 
 def test_group_commit(store: Store) -> None:
@@ -200,7 +235,7 @@ def test_group_commit(store: Store) -> None:
     with Stuck(store):
         statements.clear()
         futures = [store.add(submission(str(i))) for i in range(50)]
-    assert all(future.result() for future in futures)
+    assert all(future.result() is STORED for future in futures)
     assert sum(statement.startswith("BEGIN IMMEDIATE") for statement in statements) == 1
     assert store.statistics().result().stored == 50
 
@@ -210,7 +245,7 @@ def test_given_up_before_it_began(store: Store) -> None:
     with Stuck(store):
         given_up, kept = store.add(submission("1")), store.add(submission("2"))
         assert given_up.cancel()
-    assert kept.result() is True
+    assert kept.result() is STORED
     with pytest.raises(CancelledError):
         given_up.result()
     assert [event.text for event in store.events().result().rows] == ["2"]
@@ -244,7 +279,7 @@ def test_clear(store: Store) -> None:
     assert store.rejected().result().rows == ()
     statistics = store.statistics().result()
     assert (statistics.stored, statistics.rejected, statistics.requests, statistics.streams) == (0, 0, 0, {})
-    assert store.add(submission("1", batch_id="b")).result() is True
+    assert store.add(submission("1", batch_id="b")).result() is STORED
     assert store.events().result().rows[0].id == 3
 
 
@@ -259,7 +294,7 @@ def test_it_lasts(tmp_path: Path) -> None:
         assert store.statistics().result() == before
         assert [event.text for event in store.events().result().rows] == ["1"]
         assert [request.body for request in store.rejected().result().rows] == [b"body"]
-        assert store.add(submission("1", batch_id="b")).result() is False
+        assert store.add(submission("1", batch_id="b")).result() is DUPLICATE
 
 
 def test_it_is_durable(tmp_path: Path) -> None:
@@ -278,7 +313,76 @@ def test_only_its_owner_reads_it(tmp_path: Path) -> None:
     assert modes == {"events.db": 0o600, "events.db-wal": 0o600, "events.db-shm": 0o600}
 
 
+# Forgetting what is old
+
+
+def test_keep() -> None:
+    """What is older than that is forgotten as other things come in, batch ids and refused requests too."""
+    now = 0.0
+    with Store(keep=10.0, clock=lambda: now) as store:
+        for now in (1.0, 2.0, 3.0):
+            store.add(submission(f"{now}", "x", batch_id=f"{now}")).result()
+            store.reject(Refused(400, f"{now}"), b"").result()
+        now = 12.0  # 2.0 is just not older
+        assert store.add(submission("1.0", "x", batch_id="1.0")).result() is STORED
+        assert store.add(submission("2.0", "x", batch_id="2.0")).result() is DUPLICATE
+        assert [event.text for event in store.events().result().rows] == ["2.0", "x", "3.0", "x", "1.0", "x"]
+        assert [request.reason for request in store.rejected().result().rows] == ["2.0", "3.0"]
+        statistics = store.statistics().result()
+        assert (statistics.stored, statistics.requests, statistics.rejected) == (8, 8, 3)
+        now = 100.0
+        store.add(submission("y")).result()
+        assert [(event.id, event.text) for event in store.events().result().rows] == [(9, "y")]
+        assert store.rejected().result().rows == ()
+
+
+def test_a_long_time_of_forgetting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is long overdue is forgotten in portions of whole batches, one of them at least."""
+    monkeypatch.setattr(_tables, "MAX_FORGOTTEN", 10)
+    now = 0.0
+    with Store(keep=10.0, clock=lambda: now) as store:
+        for count in (4, 4, 4, 30, 5):
+            store.add(submission(*map(str, range(count)))).result()
+        now = 100.0
+        left = []
+        for _ in range(4):
+            store.add(submission("x")).result()
+            left.append(len([event for event in store.events().result().rows if event.text != "x"]))
+    assert left == [39, 35, 5, 0]
+
+
+@pytest.mark.parametrize("keep", [0.0, -1.0, float("nan")])
+def test_a_wrong_keep(keep: float) -> None:
+    """A time that is none is refused."""
+    with pytest.raises(ValueError, match="keep must be greater than 0"):
+        Store(keep=keep)
+
+
 # Failing
+
+
+def test_check(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """While there is no room for what failed, checking fails, though there is some for less; then it works again."""
+    with Store(tmp_path / "events.db") as store:
+        before = do(store, lambda db: list(db.iterdump()))
+        store.check().result()
+        do(store, lambda db: db.execute(f"PRAGMA max_page_count = {pages(db) + 10}").fetchone())
+        with pytest.raises(StoreFailed, match="full"):
+            store.add(submission("x" * 100_000)).result()
+        assert store.add(submission("small", batch_id="b")).result() is STORED
+        assert store.add(submission("small", batch_id="b")).result() is DUPLICATE
+        with pytest.raises(StoreFailed, match="full"):
+            store.check().result()
+        assert len(caplog.records) == 1
+        do(store, lambda db: db.execute("PRAGMA max_page_count = 1000000").fetchone())
+        store.check().result()
+        store.clear().result()
+        do(store, lambda db: db.execute("DELETE FROM sqlite_sequence"))
+        assert [line for line in do(store, lambda db: list(db.iterdump())) if line not in before] == []
+    assert [record.getMessage().rpartition("events.db ")[2] for record in caplog.records] == [
+        "is failing: database or disk is full",
+        "works again",
+    ]
 
 
 def pages(db: sqlite3.Connection) -> int:
@@ -300,10 +404,10 @@ def test_disk_full(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         assert futures[2].result() == store.statistics().result()
         with pytest.raises(StoreFailed, match="full"):
             store.add(big).result()
-        assert store.add(submission("small")).result() is True
+        assert store.add(submission("small")).result() is STORED
         assert [event.text for event in store.events().result().rows] == ["before", "small"]
         do(store, lambda db: db.execute("PRAGMA max_page_count = 1000000").fetchone())
-        assert store.add(big).result() is True  # its batch id was rolled back too
+        assert store.add(big).result() is STORED  # its batch id was rolled back too
         assert store.statistics().result().stored == 102
     beginning, end = (record.getMessage() for record in caplog.records)
     assert beginning.endswith("events.db is failing: database or disk is full")
@@ -321,7 +425,7 @@ def test_locked(tmp_path: Path) -> None:
         assert store.events().result().rows == ()
         other.execute("ROLLBACK")
         other.close()
-        assert store.add(submission("1")).result() is True
+        assert store.add(submission("1")).result() is STORED
 
 
 def test_read_only(tmp_path: Path) -> None:
@@ -331,14 +435,14 @@ def test_read_only(tmp_path: Path) -> None:
         with pytest.raises(StoreFailed, match="readonly"):
             store.add(submission("1")).result()
         do(store, lambda db: db.execute("PRAGMA query_only = 0").fetchone())
-        assert store.add(submission("1")).result() is True
+        assert store.add(submission("1")).result() is STORED
 
 
 def test_a_bug_does_not_end_the_thread(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     """Whatever goes wrong in the store's thread reaches the one who waits, and the next one is served."""
     with pytest.raises(StoreFailed, match="surrogates"):
         store.add(submission("\ud800")).result()
-    assert store.add(submission("1")).result() is True
+    assert store.add(submission("1")).result() is STORED
     assert [record.levelno for record in caplog.records] == [logging.WARNING, logging.WARNING]
 
 
@@ -389,7 +493,7 @@ def test_close(tmp_path: Path) -> None:
         closer = threading.Thread(target=store.close)
         closer.start()
     closer.join()
-    assert future.result() is True
+    assert future.result() is STORED
     store.close()
     assert "atom-store" not in {thread.name for thread in threading.enumerate()}
     assert [path.name for path in tmp_path.iterdir()] == ["events.db"]
