@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,7 +23,7 @@ from programs import envelope, program, request, texts
 
 from atom_anyio.collector import Collector, Store, StoreFailed, read_keyring
 from atom_anyio.collector._serve import listen, url_of
-from atom_sansio._receive import Refused, read_submission
+from atom_sansio._receive import Refused, Submission, read_submission
 from atom_sync.cli import main
 from atom_sync.cli._group import atom_events
 
@@ -45,6 +46,17 @@ def test_the_program(tmp_path: Path, number: signal.Signals) -> None:
         assert process.returncode == 0
     with Store(path) as store:
         assert [event.text for event in store.events().result().rows] == ["1"]
+
+
+def test_keep_days(tmp_path: Path) -> None:
+    """With --keep what is older than so many days is forgotten, and what is younger is not."""
+    path = tmp_path / "events.db"
+    for days, text in ((2.1, "old"), (1.9, "young")):
+        with Store(path, clock=lambda days=days: time.time() - days * 86_400) as store:
+            store.add(Submission(stream="s", data="", auth="", bulk=False, batch_id=text, elements=(text,))).result()
+    with program("--store", str(path), "--keep", "2") as (_, url):
+        assert request(url, "POST", "/", envelope("s", "new"))[0] == 200
+        assert texts(url) == ["young", "new"]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")
@@ -97,6 +109,7 @@ def test_port_in_use() -> None:
         (["--key", "s="], "Error: key 1: auth_key must not be empty"),
         (["--default-key", ""], "Error: the default key: auth_key must not be empty"),
         (["--store", "/dev/null/events.db"], "Error: "),
+        (["--keep", "0"], "Invalid value for '--keep'"),
         (["--port", "65536"], "Invalid value for '--port'"),
         (["--keys-file", "/nowhere"], "Invalid value for '--keys-file'"),
     ],
