@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Mapping
 
 from ._encode import QUICKLY, encode_event, encode_quickly
-from ._inlet import CLOSED, Inlet
+from ._inlet import Inlet
 from ._lane import Lane
 from ._sign import AuthKey
 
@@ -58,7 +58,8 @@ class Intake:
             return
         inlet.events = events + 1
         lines += line
-        if inlet.max_events == CLOSED:  # since we looked, and perhaps without this event
+        # Since we looked it may have been closed, perhaps without this event, or what it was lent taken back.
+        if inlet.max_size <= 0:
             self._late.append(inlet)
             self._decide(stream, b"", None)
 

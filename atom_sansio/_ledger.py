@@ -50,16 +50,20 @@ class Ledger:
         """Whether an event of *size* bytes may be accepted."""
         return size <= self.room_bytes and self.room_events > 0
 
-    def lend(self, inlet: Inlet, size: int, *, want_bytes: int, want_events: int) -> None:
-        """Lend *inlet* room for one more event of *size* bytes, and while there is plenty as much as it wants."""
+    def lend(self, inlet: Inlet, size: int, *, want_bytes: int, want_events: int, events: int = 1) -> None:
+        """Lend *inlet* room for *events* more of *size* bytes, and while there is plenty as much as it wants."""
         need = len(inlet.lines) + size - inlet.lent_bytes
         more = max(need, min(want_bytes - inlet.lent_bytes, self.room_bytes - self._spare_bytes), 0)
         inlet.lent_bytes += more
         self.room_bytes -= more
-        need = inlet.events + 1 - inlet.lent_events
+        need = inlet.events + events - inlet.lent_events
         more = max(need, min(want_events - inlet.lent_events, self.room_events - self._spare_events), 0)
         inlet.lent_events += more
         self.room_events -= more
+
+    def catch_up(self, inlet: Inlet) -> None:
+        """Lend *inlet* what it holds beyond what it was lent: an event was put in just when that was taken back."""
+        self.lend(inlet, 0, want_bytes=0, want_events=0, events=0)
 
     def take_back(self, inlet: Inlet, *, used_bytes: int, used_events: int) -> None:
         """Take back from *inlet* what it does not use."""

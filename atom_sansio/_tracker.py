@@ -22,7 +22,7 @@ from ._breaker import Breaker
 from ._encode import encode_event
 from ._errors import BacklogFull, ConnectionFailed, EventTooLarge, LocalError, RemoteError, TrackerClosed
 from ._flush import Flush
-from ._inlet import Inlet
+from ._inlet import CLOSED, Inlet
 from ._lane import Batch, Lane, split
 from ._ledger import Ledger
 from ._losses import Losses
@@ -98,7 +98,7 @@ class TrackerCore:
         self.lanes: Mapping[str, Lane] = self._schedule.by_stream
         """For an :class:`Intake`: the lanes of events that come without a key of their own."""
         self.late: deque[Inlet] = deque()
-        """For an :class:`Intake`: inlets that were closed while an event was put in."""
+        """For an :class:`Intake`: inlets that were closed, or had lent room taken back, while an event was put in."""
         self._breaker = Breaker(options.retry)
         self._in_flight: dict[str, tuple[Lane, Batch, AuthKey | None]] = {}
         self._parked: deque[ReportParked] = deque()  # not reported yet
@@ -345,6 +345,9 @@ class TrackerCore:
             while self._interrupting or self.late:
                 while self.late:
                     inlet = self.late.popleft()
+                    if inlet.max_size != CLOSED:
+                        self._ledger.catch_up(inlet)
+                        continue
                     late = inlet.close().splitlines(keepends=True)
                     self._interrupting.extend((inlet.stream, line, None, inlet.since) for line in late)
                 if not self._interrupting:

@@ -199,6 +199,21 @@ def test_late_and_no_room(end: Callable[[Tracker], object], reason: LossReason) 
     assert statistics.lost[reason] == statistics.accepted - statistics.delivered - statistics.pending
 
 
+def test_late_and_nothing_lent() -> None:
+    """What was lent is taken back just before an event is put in: it is over the budget, and counted at once."""
+    t = Tracker(max_pending_events=3, on_full="raise")
+    t.track("a", 1)
+    t.interrupt(before=lambda: (t.track("b", 2), t.track("b", 3)))
+    t.track("a", 4)
+    assert t.core.statistics().pending == 4
+    for stream in "abc":
+        with pytest.raises(BacklogFull, match="4 events, 8 bytes are pending"):
+            t.track(stream, 5)
+    assert sorted(t.arrived()) == [1, 2, 3, 4]
+    assert t.core.statistics().delivered == 4
+    t.track("a", 6)
+
+
 def test_late_within_another_call() -> None:
     """A handler that comes late during a call of the core leaves its event for the end of that call."""
     t = Tracker()
