@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cached_property
 
 
@@ -39,11 +40,15 @@ class Clock:
 
     def notify(self, condition: threading.Condition) -> None:
         """Let one thread go on that waits for *condition*, whose lock is held."""
-        condition.notify()
+        with suppress(IndexError):  # see notify_all()
+            condition.notify()
 
     def notify_all(self, condition: threading.Condition) -> None:
         """Let all threads go on that wait for *condition*, whose lock is held."""
-        condition.notify_all()
+        # A handler or a finaliser that interrupts this, and notifies too, may have woken the last one just before
+        # Condition takes it from the front of its queue: then there is nobody left to be woken.
+        with suppress(IndexError):
+            condition.notify_all()
 
     def start(self, target: Callable[[], None], name: str) -> None:
         """Run *target* in a thread that does not keep the process alive.

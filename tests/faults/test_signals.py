@@ -1,0 +1,127 @@
+"""``track`` from a signal handler that interrupts ``track``, ``flush`` and everything else, for real."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import pytest
+from programs import PATIENCE, arrived, posix, run
+
+from atom_sync._clock import Clock
+
+SECONDS = float(os.environ.get("ATOM_FAULTS_SECONDS", "3"))
+"""How long a storm lasts; 60 by hand."""
+
+
+@posix
+def test_storm(url: str) -> None:
+    """With SIGALRM every 50 us, whose handler tracks, each event of the program and of the handler arrives once."""
+    script = """
+        seconds = float(sys.argv[2])
+        tracker = Tracker(url, flush_interval=0.05, max_batch_events=100, request_timeout=10.0)
+        signals, numbers = itertools.count(), itertools.count()
+        depth = deepest = 0
+
+        def handler(signum, frame):  # which interrupts itself, too
+            global depth, deepest
+            # Every second one lets what it interrupts get on, or a slow machine would do nothing but this.
+            if next(signals) % 2 and depth < 50:
+                depth += 1
+                deepest = max(depth, deepest)
+                tracker.track("handler", next(numbers))
+                depth -= 1
+
+        signal.signal(signal.SIGALRM, handler)
+        end = time.monotonic() + seconds
+        signal.setitimer(signal.ITIMER_REAL, 50e-6, 50e-6)
+        n = flushes = 0
+        while time.monotonic() < end:
+            tracker.track("main", n)
+            n += 1
+            if n % 50 == 0:
+                tracker.flush(0)
+            if n % 1000 == 0:
+                result = tracker.flush(30)
+                check(result.lost == result.pending == 0, result)
+                flushes += 1
+                statistics = tracker.statistics()
+                check(statistics.accepted == statistics.delivered + statistics.pending, statistics)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.alarm(60)
+        result = tracker.stop(30)
+        statistics = tracker.statistics()
+        handled = next(numbers)
+        check(result.lost == result.pending == 0, result)
+        check(statistics.accepted == statistics.delivered == n + handled, n, handled, statistics)
+        check(statistics.pending == statistics.pending_bytes == statistics.lanes == 0, statistics)
+        print(n, handled, flushes, deepest)
+    """
+    n, handled, flushes, deepest = map(int, run(script, url, str(SECONDS), takes=SECONDS).split())
+    print(f"{n} events of the program, {handled} of the handler, up to {deepest} deep; {flushes} flushes")
+    assert n >= 100
+    assert deepest > 1
+    assert handled >= 1000
+    assert arrived(url, "main") == dict.fromkeys(range(n), 1)
+    assert arrived(url, "handler") == dict.fromkeys(range(handled), 1)
+
+
+@contextmanager
+def _interrupting(n: int, action: Callable[[], object]) -> Iterator[Callable[[], int]]:
+    """Call *action* before the n-th step of the interpreter in ``Condition.notify``; gives their number."""
+    count = 0
+
+    def trace(frame: FrameType, event: str, arg: object) -> Any:
+        nonlocal count
+        if frame.f_code is not threading.Condition.notify.__code__:
+            return None
+        frame.f_trace_opcodes = True
+        count += event == "opcode"
+        if count == n and event == "opcode":
+            action()
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield lambda: count
+    finally:
+        sys.settrace(before)
+
+
+@pytest.mark.parametrize("waiters", [1, 2, 3])
+@pytest.mark.parametrize("notify", [Clock.notify, Clock.notify_all])
+def test_notify_interrupts_notify(notify: Any, waiters: int) -> None:
+    """Wherever one wake-up interrupts another, none fails, and together they wake all that they should."""
+    n = 0
+    while True:
+        n += 1
+        condition = threading.Condition(threading.RLock())
+        waiting = threading.Semaphore(0)
+        woken = []
+
+        def wait() -> None:
+            with condition:  # noqa: B023 - called before the next round
+                waiting.release()  # noqa: B023
+                woken.append(condition.wait(PATIENCE))  # noqa: B023
+
+        threads = [threading.Thread(target=wait) for _ in range(waiters)]
+        for thread in threads:
+            thread.start()
+            waiting.acquire(timeout=PATIENCE)
+        with condition, _interrupting(n, lambda: notify(Clock(), condition)) as count:  # noqa: B023
+            notify(Clock(), condition)
+        interrupted = count() >= n
+        with condition:  # two calls wake at least two
+            condition.notify(max(0, waiters - 2) if interrupted else waiters)
+        for thread in threads:
+            thread.join(PATIENCE)
+        assert woken == [True] * waiters
+        if not interrupted:
+            break
+    assert n > 20
