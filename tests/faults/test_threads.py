@@ -1,0 +1,91 @@
+"""Threads that track, flush and change keys at once, with the interpreter switching as often as it can."""
+
+from __future__ import annotations
+
+from programs import arrived, posix, run
+
+
+@posix
+def test_storm(url: str) -> None:
+    """Beside others that flush, read and change keys, and with signals, each event arrives once and in order."""
+    script = """
+        sys.setswitchinterval(1e-6)
+        tracker = Tracker(url, flush_interval=0.05, max_batch_events=100, max_pending_events=20_000)
+        signals = itertools.count()
+        tracked = [0] * 6
+        over = threading.Event()
+        errors = []
+
+        def careful(work):
+            def run(*arguments):
+                try:
+                    work(*arguments)
+                except BaseException as error:
+                    errors.append(repr(error))
+            return run
+
+        @careful
+        def track(me):
+            while not over.is_set():
+                tracker.track("ab"[tracked[me] % 2], [me, tracked[me]])
+                tracked[me] += 1
+
+        @careful
+        def flush():
+            while not over.is_set():
+                tracker.flush(0)
+                result = tracker.flush(20)
+                check(result.lost == result.pending == 0, result)
+
+        @careful
+        def set_key():
+            for n in itertools.count():
+                if over.is_set():
+                    return
+                tracker.set_auth_key("ab"[n % 2], f"key {n}")
+                tracker.statistics()
+
+        @careful
+        def read():
+            while not over.is_set():
+                statistics = tracker.statistics()
+                lost = sum(statistics.lost.values())
+                check(statistics.accepted == statistics.delivered + lost + statistics.pending, statistics)
+                over.wait(0.001)
+
+        signal.signal(signal.SIGALRM, lambda signum, frame: tracker.track("signals", next(signals)))
+        threads = [threading.Thread(target=track, args=(me,)) for me in range(6)]
+        threads += [threading.Thread(target=work) for work in (flush, set_key, read)]
+        for thread in threads:
+            thread.start()
+        signal.setitimer(signal.ITIMER_REAL, 1e-3, 1e-3)
+        end = time.monotonic() + 3
+        n = 0
+        while time.monotonic() < end:
+            tracker.track("main", n)
+            n += 1
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        over.set()
+        for thread in threads:
+            thread.join(30)
+            check(not thread.is_alive(), thread.name)
+        result = tracker.stop(30)
+        check(not errors, errors)
+        check(result.lost == result.pending == 0, result)
+        signalled = next(signals)
+        statistics = tracker.statistics()
+        check(statistics.accepted == statistics.delivered == sum(tracked) + n + signalled, tracked, n, statistics)
+        check(statistics.pending == statistics.pending_bytes == statistics.lanes == 0, statistics)
+        print(n, signalled, *tracked)
+    """
+    n, signalled, *tracked = map(int, run(script, url).split())
+    print(f"{n} events of the main thread, {signalled} of signals, {tracked} of other threads")
+    assert arrived(url, "main") == dict.fromkeys(range(n), 1)
+    assert arrived(url, "signals") == dict.fromkeys(range(signalled), 1)
+    assert min(n, signalled, *tracked) > 10
+    for rest, stream in enumerate("ab"):
+        seen = arrived(url, stream)
+        assert set(seen.values()) == {1}
+        # A Counter keeps the order of arrival.
+        for me, count in enumerate(tracked):
+            assert [event[1] for event in seen if event[0] == me] == list(range(rest, count, 2))
