@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from programs import arrived, once, run
+from interrupted_programs import arrived, once, run
 
 
 def test_storm(url: str) -> None:

@@ -11,7 +11,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from programs import PATIENCE, arrived, posix, run
+from interrupted_programs import PATIENCE, arrived, posix, run
 
 from atom_sync._clock import Clock
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from programs import arrived, posix, run
+from interrupted_programs import arrived, posix, run
 
 
 @posix
