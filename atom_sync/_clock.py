@@ -9,6 +9,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import cached_property
 
+from ._late_imports import whole_imports
+
 
 class Clock:
     """The system's own."""
@@ -23,7 +25,8 @@ class Clock:
     @cached_property
     def unit(self) -> Callable[[], float]:
         """Gives a draw from [0, 1)."""
-        from random import random  # not before the first answer: a program starts sooner
+        with whole_imports():
+            from random import random  # not before the first answer: a program starts sooner
 
         return random
 

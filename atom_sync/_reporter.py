@@ -9,6 +9,7 @@ from collections.abc import Callable
 from atom_sansio import Loss, ReportLoss, ReportParked
 
 from ._clock import Clock
+from ._late_imports import whole_imports
 
 MAX_HELD = 16 * 1024 * 1024
 """Bytes of lost events that wait to be told.  A callback that is slower than losses come must not fill memory."""
@@ -49,7 +50,8 @@ class Reporter:
 
     def prepare(self) -> None:
         """Have at hand what there may be no time for in the end: an import takes longer than is left then."""
-        import logging  # noqa: F401
+        with whole_imports():
+            import logging  # noqa: F401
 
     def exit(self) -> None:
         """The interpreter ends and may start no thread (3.12): a callback that may block is not called without."""
@@ -109,7 +111,8 @@ class Reporter:
 
 
 def _log(message: str, error: BaseException | None = None) -> None:
-    import logging  # not before there is something to log: most programs never see that
+    with whole_imports():
+        import logging  # not before there is something to log: most programs never see that
 
     logging.getLogger("atom").error(message, exc_info=error)
 

@@ -31,6 +31,7 @@ from atom_sansio._shown import shown
 
 from ._clock import Clock
 from ._environment import read_options
+from ._late_imports import whole_imports
 from ._reporter import Reporter
 from ._signals import stop_on_signals
 from ._transport import open_transport
@@ -72,6 +73,7 @@ class Tracker(Intake):
         self._options = options
         self._clock = clock or Clock()
         self._now = self._clock.now
+        self._new_keys: dict[str, AuthKey] = {}  # for a forked child, which signs as its parent does
         self._transport = open_transport(options.transport)
         self._begin()
         _live.add(self)
@@ -89,6 +91,8 @@ class Tracker(Intake):
         self._woken = False
         self._reporter = Reporter(self._options.on_loss, self._clock)
         self._core = self._new_core()
+        for stream, key in self._new_keys.items():
+            self._core.set_auth_key(stream, key, now=self._clock.now())
         self._lanes, self._late = self._core.lanes, self._core.late
 
     def _new_core(self) -> TrackerCore:
@@ -186,6 +190,7 @@ class Tracker(Intake):
         key = AuthKey.of(auth_key)
         with self._lock:
             self._core.set_auth_key(stream, key, now=self._clock.now())
+            self._new_keys[stream] = key
             self._wake()
 
     def handle_signals(self) -> None:
@@ -341,7 +346,8 @@ def _stop_at_exit() -> None:
     processes = sys.modules.get("multiprocessing.process")
     if processes is not None and processes.parent_process() is not None:
         # A child of multiprocessing ends without atexit, but with its own finalisers.
-        from multiprocessing.util import Finalize
+        with whole_imports():
+            from multiprocessing.util import Finalize
 
         Finalize(None, _stop_all, exitpriority=0)
 

@@ -11,6 +11,8 @@ from atom_sansio._errors import ConnectionFailed
 from atom_sansio._messages import Origin, Reply, Request
 from atom_sansio._shown import shown
 
+from ._late_imports import whole_imports
+
 if TYPE_CHECKING:
     import ssl
 
@@ -97,7 +99,8 @@ class SocketTransport:
         self._idle_timeout = idle_timeout
         self._closed = False
         self._process = os.getpid()
-        self._lock = threading.Lock()
+        # Re-entrant, since a signal handler that stops a tracker may interrupt close() at the end of a stop().
+        self._lock = threading.RLock()
         self._idle: list[Connection] = []  # the one used last is the last
         self._busy: set[Connection] = set()
 
@@ -124,7 +127,7 @@ class SocketTransport:
         Descriptors are closed without a word to the peer: the connections live on in the parent.
         """
         self._process = os.getpid()
-        self._lock = threading.Lock()  # a thread that does not exist here may have held it
+        self._lock = threading.RLock()  # a thread that does not exist here may have held it
         inherited = [*self._idle, *self._busy]
         self._idle = []
         self._busy = set()
@@ -151,7 +154,13 @@ class SocketTransport:
             self._release(connection)
 
     def _connection(self, origin: Origin) -> Connection:
-        from ._connection import Connection  # and with it h11 and socket: not before they are needed
+        with whole_imports():  # not before they are needed
+            import encodings.idna  # noqa: F401 - which getaddrinfo() and ssl load by themselves
+
+            from ._connection import Connection  # and with it h11 and socket
+
+            if origin.scheme == "https":
+                import ssl  # noqa: F401
 
         return Connection(origin, self._tls)
 
