@@ -222,8 +222,11 @@ class Tracker(Intake):
             self._perform(command, until)
 
     def _next_command(self, until: float | None) -> Command | None:
-        with self._lock:
+        lock = self._lock
+        with lock:
             while True:
+                if lock is not self._lock:  # a child was forked, and greenlets of gevent are there too
+                    return None
                 self._woken = False
                 now = self._clock.now()
                 command = self._core.next_command(now=now)
@@ -236,7 +239,8 @@ class Tracker(Intake):
                     if not self._woken:  # by a finaliser that has run in this thread since, and tracks
                         self._clock.wait(self._work, earlier)
                 finally:
-                    self._idle -= 1
+                    if lock is self._lock:
+                        self._idle -= 1
             if deadline is not None:
                 self._wake()  # somebody else looks after the rest meanwhile
             return command
@@ -282,14 +286,15 @@ class Tracker(Intake):
                 self._senders += 1
 
     def _sender(self) -> None:
-        lock = self._lock  # in a forked child there is another one, and this thread is not there
+        lock = self._lock  # in a forked child there is another one
         self._sender_threads.add(threading.get_ident())
         try:
             self._run()
         finally:
             self._sender_threads.discard(threading.get_ident())
             with lock:
-                self._senders -= 1
+                if lock is self._lock:
+                    self._senders -= 1
 
     def _track_when_there_is_room(self, stream: str, line: bytes, key: AuthKey | None) -> None:
         timeout = self._options.block_timeout
