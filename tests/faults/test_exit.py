@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from programs import Program, arrived, once, posix, run
+from interrupted_programs import Program, arrived, once, posix, run
 
 BOUND = 2.0
 """Seconds that a tracker may take at the end."""

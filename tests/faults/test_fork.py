@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from programs import arrived, once, run
+from interrupted_programs import arrived, once, run
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 

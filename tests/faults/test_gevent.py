@@ -6,7 +6,7 @@ import sys
 from textwrap import dedent
 
 import pytest
-from programs import Program, arrived, once, run
+from interrupted_programs import Program, arrived, once, run
 
 pytest.importorskip("gevent")
 

@@ -9,7 +9,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from programs import PATIENCE, Program, arrived, once, run, wait_until
+from interrupted_programs import PATIENCE, Program, arrived, once, run, wait_until
 
 REQUESTS = 60
 

@@ -15,7 +15,7 @@ from interrupted_programs import PATIENCE, arrived, posix, run
 
 from atom_sync._clock import Clock
 
-SECONDS = float(os.environ.get("ATOM_FAULTS_SECONDS", "3"))
+SECONDS = float(os.environ.get("ATOM_FAULTS_SECONDS", "2"))
 """How long a storm lasts; 60 by hand."""
 
 

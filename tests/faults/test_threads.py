@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from interrupted_programs import arrived, posix, run
+import json
+
+from interrupted_programs import arrived, once, posix, run
 
 
 @posix
 def test_storm(url: str) -> None:
-    """Beside others that flush, read and change keys, and with signals, each event arrives once and in order."""
+    """Beside others that flush, read and change keys, and with signals, each event arrives once and in order.
+
+    The budget is small, so threads wait for room.  What comes in the midst of another call cannot wait; if there is
+    no room when that call ends, it is reported as lost, and only then.
+    """
     script = """
+        import json
         sys.setswitchinterval(1e-6)
-        tracker = Tracker(url, flush_interval=0.05, max_batch_events=100, max_pending_events=20_000)
+        tracker = Tracker(url, flush_interval=0.05, max_batch_events=100, max_pending_events=20_000,
+                          on_loss=lambda loss: losses.append((loss.reason.value, loss.stream, loss.events)))
+        losses = []
         signals = itertools.count()
         tracked = [0] * 6
         over = threading.Event()
@@ -35,7 +44,7 @@ def test_storm(url: str) -> None:
             while not over.is_set():
                 tracker.flush(0)
                 result = tracker.flush(20)
-                check(result.lost == result.pending == 0, result)
+                check(result.pending == 0, result)
 
         @careful
         def set_key():
@@ -59,7 +68,7 @@ def test_storm(url: str) -> None:
         for thread in threads:
             thread.start()
         signal.setitimer(signal.ITIMER_REAL, 1e-3, 1e-3)
-        end = time.monotonic() + 3
+        end = time.monotonic() + 2
         n = 0
         while time.monotonic() < end:
             tracker.track("main", n)
@@ -71,21 +80,28 @@ def test_storm(url: str) -> None:
             check(not thread.is_alive(), thread.name)
         result = tracker.stop(30)
         check(not errors, errors)
-        check(result.lost == result.pending == 0, result)
+        check(result.pending == 0, result)
         signalled = next(signals)
         statistics = tracker.statistics()
-        check(statistics.accepted == statistics.delivered == sum(tracked) + n + signalled, tracked, n, statistics)
+        lost = sum(statistics.lost.values())
+        check(statistics.accepted == sum(tracked) + n + signalled, tracked, n, signalled, statistics)
+        check(statistics.accepted == statistics.delivered + lost, statistics)
         check(statistics.pending == statistics.pending_bytes == statistics.lanes == 0, statistics)
-        print(n, signalled, *tracked)
+        check({reason for reason, *_ in losses} <= {"backlog_full"}, losses)
+        check(sum(len(events) for *_, events in losses) == lost, losses, statistics)
+        print(json.dumps([n, signalled, tracked, [[s, event] for _, s, events in losses for event in events]]))
     """
-    n, signalled, *tracked = map(int, run(script, url).split())
-    print(f"{n} events of the main thread, {signalled} of signals, {tracked} of other threads")
-    assert arrived(url, "main") == dict.fromkeys(range(n), 1)
-    assert arrived(url, "signals") == dict.fromkeys(range(signalled), 1)
+    n, signalled, tracked, lost = json.loads(run(script, url))
+    print(f"{n} events of the main thread, {signalled} of signals, {tracked} of other threads, {len(lost)} lost")
     assert min(n, signalled, *tracked) > 10
+    tracks = {"main": range(n), "signals": range(signalled)}
+    for stream, numbers in tracks.items():
+        assert arrived(url, stream) + once(*(event for of, event in lost if of == stream)) == once(*numbers)
     for rest, stream in enumerate("ab"):
         seen = arrived(url, stream)
         assert set(seen.values()) == {1}
         # A Counter keeps the order of arrival.
         for me, count in enumerate(tracked):
-            assert [event[1] for event in seen if event[0] == me] == list(range(rest, count, 2))
+            missing = [event[1] for of, event in lost if of == stream and event[0] == me]
+            numbers = [number for number in range(rest, count, 2) if number not in missing]
+            assert [event[1] for event in seen if event[0] == me] == numbers
