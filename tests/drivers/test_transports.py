@@ -603,3 +603,17 @@ class TestCancellation:
         assert scope.cancelled_caught
         await transport.aclose()
         assert not any(seen)
+
+
+def test_a_close_that_interrupts_a_close() -> None:
+    """A signal handler that stops a tracker whose stop() is just closing the connections comes to its end."""
+    transport = atom_sync.SocketTransport()
+
+    def interrupted() -> None:
+        with transport._lock:  # as in the midst of close()
+            transport.close()
+
+    thread = threading.Thread(target=interrupted, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive()
