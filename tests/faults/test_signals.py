@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -71,9 +70,11 @@ def test_storm(url: str) -> None:
     assert arrived(url, "handler") == dict.fromkeys(range(handled), 1)
 
 
-@contextmanager
-def _interrupting(n: int, action: Callable[[], object]) -> Iterator[Callable[[], int]]:
-    """Call *action* before the n-th step of the interpreter in ``Condition.notify``; gives their number."""
+def _interrupted(call: Callable[[], object], n: int, action: Callable[[], object]) -> bool:
+    """Make *call*, with *action* before the n-th step within ``Condition.notify``; whether there is one.
+
+    In a thread of its own, which nothing but this traces.
+    """
     count = 0
 
     def trace(frame: FrameType, event: str, arg: object) -> Any:
@@ -86,12 +87,14 @@ def _interrupting(n: int, action: Callable[[], object]) -> Iterator[Callable[[],
             action()
         return trace
 
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        yield lambda: count
-    finally:
-        sys.settrace(before)
+    def run() -> None:
+        sys.settrace(trace)
+        call()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(PATIENCE)
+    return count >= n
 
 
 @pytest.mark.parametrize("waiters", [1, 2, 3])
@@ -114,9 +117,12 @@ def test_notify_interrupts_notify(notify: Any, waiters: int) -> None:
         for thread in threads:
             thread.start()
             waiting.acquire(timeout=PATIENCE)
-        with condition, _interrupting(n, lambda: notify(Clock(), condition)) as count:  # noqa: B023
-            notify(Clock(), condition)
-        interrupted = count() >= n
+
+        def wake() -> None:
+            with condition:  # noqa: B023
+                notify(Clock(), condition)  # noqa: B023
+
+        interrupted = _interrupted(wake, n, lambda: notify(Clock(), condition))  # noqa: B023
         with condition:  # two calls wake at least two
             condition.notify(max(0, waiters - 2) if interrupted else waiters)
         for thread in threads:
