@@ -12,7 +12,7 @@ def test_storm(url: str) -> None:
 
         tracker = Tracker(url, flush_interval=0.05, max_batch_events=50)
         dels, callbacks = itertools.count(), itertools.count()
-        threads = set()
+        threads, tracked = set(), []
 
         class Farewell:
             def __init__(self):
@@ -21,9 +21,11 @@ def test_storm(url: str) -> None:
             def __del__(self):
                 threads.add(threading.current_thread().name)
                 tracker.track("del", next(dels))
+                tracked.append("del")
 
         def callback(reference):
             tracker.track("callback", next(callbacks))
+            tracked.append("callback")
 
         class Target:
             def __init__(self):
@@ -48,7 +50,9 @@ def test_storm(url: str) -> None:
         work(0)
         other.join()
         gc.set_threshold(700, 10, 10)
-        gc.collect()
+        while len(tracked) < 8000:  # collect() does nothing while another thread, which may be waiting, collects
+            gc.collect()
+            time.sleep(0.001)
         result = tracker.stop(30)
         statistics = tracker.statistics()
         check(result.lost == result.pending == 0, result)
