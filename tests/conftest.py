@@ -1,9 +1,10 @@
-"""What all tests share: hypothesis profiles, and the coverage that the whole suite must have."""
+"""What all tests share: hypothesis profiles, signals, and the coverage that the whole suite must have."""
 
 from __future__ import annotations
 
 import io
 import os
+import signal
 
 import pytest
 from hypothesis import settings
@@ -14,6 +15,14 @@ settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 FLOORS = {"atom_sansio": 100.0, "atom_sync": 95.0, "atom_anyio": 95.0, "atom_sync/ironsource": 95.0}
 """Per cent of branches and lines that the whole suite must reach, by package."""
+
+
+def pytest_configure() -> None:
+    """Let the programs that tests start have signals that are ignored in the background and under ``nohup``."""
+    for name, handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 @pytest.hookimpl(trylast=True)

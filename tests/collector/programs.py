@@ -43,19 +43,10 @@ def texts(url: str) -> list[str]:
     return found
 
 
-COLLECTOR = """
-import signal
-if hasattr(signal, "SIGHUP"):
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, which is inherited
-from atom_sync.cli import main
-main()
-"""
-
-
 @contextlib.contextmanager
 def program(*arguments: str, **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """``atom-events collector`` in a process, and the URL from its first line."""
-    command = [sys.executable, "-c", COLLECTOR, "collector", "--port", "0"]
+    command = [sys.executable, "-c", "from atom_sync.cli import main; main()", "collector", "--port", "0"]
     process = subprocess.Popen(
         [*command, *arguments],
         stdout=subprocess.PIPE,
