@@ -29,16 +29,17 @@ def test_storm(url: str) -> None:
 
         def handler(signum, frame):  # which interrupts itself, too
             global depth, deepest
-            # Every second one lets what it interrupts get on, or a slow machine would do nothing but this.
             if next(signals) % 2 and depth < 50:
-                depth += 1
-                deepest = max(depth, deepest)
-                tracker.track("handler", next(numbers))
-                depth -= 1
+                signal.setitimer(signal.ITIMER_REAL, 50e-6)
+            depth += 1
+            deepest = max(depth, deepest)
+            tracker.track("handler", next(numbers))
+            depth -= 1
+            signal.setitimer(signal.ITIMER_REAL, 50e-6)  # what was interrupted gets on, however slow the machine is
 
         signal.signal(signal.SIGALRM, handler)
         end = time.monotonic() + seconds
-        signal.setitimer(signal.ITIMER_REAL, 50e-6, 50e-6)
+        signal.setitimer(signal.ITIMER_REAL, 50e-6)
         n = flushes = 0
         while time.monotonic() < end:
             tracker.track("main", n)
@@ -51,8 +52,9 @@ def test_storm(url: str) -> None:
                 flushes += 1
                 statistics = tracker.statistics()
                 check(statistics.accepted == statistics.delivered + statistics.pending, statistics)
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
         signal.alarm(60)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
         result = tracker.stop(30)
         statistics = tracker.statistics()
         handled = next(numbers)
@@ -65,7 +67,7 @@ def test_storm(url: str) -> None:
     print(f"{n} events of the program, {handled} of the handler, up to {deepest} deep; {flushes} flushes")
     assert n >= 100
     assert deepest > 1
-    assert handled >= 1000
+    assert handled >= 100
     assert arrived(url, "main") == dict.fromkeys(range(n), 1)
     assert arrived(url, "handler") == dict.fromkeys(range(handled), 1)
 
