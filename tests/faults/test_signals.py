@@ -90,6 +90,7 @@ def _interrupted(call: Callable[[], object], n: int, action: Callable[[], object
         return trace
 
     def run() -> None:
+        sys._getframe().f_trace_opcodes = True  # CPython 3.12 wants to be told before
         sys.settrace(trace)
         call()
 
