@@ -130,7 +130,7 @@ class Lane:
         if self.inlet.lines:
             self.close_inlet(due=True)
         if self.closed:
-            self.closed[0].due = True  # only the first may be a rest that nobody asked for
+            self.closed[-1].due = True  # a full one, too: its events may be too large when they are escaped
 
     def body(self, lines: bytes) -> bytes:
         """The request body for *lines*; the same lines and key make the same bytes at any time."""

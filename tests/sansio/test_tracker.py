@@ -211,6 +211,21 @@ class TestTriggers:
         """With nothing pending a flush is done."""
         assert Tracker().flush().done
 
+    def test_flush_of_a_full_batch_that_is_cut(self) -> None:
+        """What a full batch turns out to be too small for, when its events are escaped, is flushed too."""
+        t = Tracker(max_batch_events=4, max_batch_bytes=1024)
+        for _ in range(4):
+            t.track("")
+        for event in ("", "", '"' * 150, '"' * 150):
+            t.track(event)
+        t.core.flush(now=t.now)
+        sent = []
+        while t.core.statistics().pending:
+            command = t.send()
+            sent.append(len(events(command)))
+            t.answer(command, 200)
+        assert sent == [4, 3, 1]
+
     def test_flush_during_a_request(self) -> None:
         """What waits behind a request is sent right after it when a flush has asked for it."""
         t = Tracker()
