@@ -73,12 +73,21 @@ Script = Callable[[Peer, int], Any]
 
 
 class Server:
-    """Runs a script ``(peer, number of the connection)`` for each connection, in a thread of its own."""
+    """Runs a script ``(peer, number of the connection)`` for each connection, in a thread of its own.
 
-    def __init__(self, script: Script, context: ssl.SSLContext | None = None) -> None:
+    Args:
+        script: What to run.
+        context: For TLS.
+        narrow: Whether the systems of both ends take but little of what is not read yet.
+    """
+
+    def __init__(self, script: Script, context: ssl.SSLContext | None = None, *, narrow: bool = False) -> None:
         self._script = script
         self._context = context
         self._listener = socket.create_server(("127.0.0.1", 0))
+        if narrow:  # as connections are that the listener accepts
+            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            self._listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)
         self._peers: list[Peer] = []
         self._threads = [threading.Thread(target=self._accept)]
         self.connections = 0
