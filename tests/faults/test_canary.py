@@ -304,7 +304,7 @@ with Collector(keys={"s": secret.key}, store="store.db") as own:
         tracker.track("s", 1)
         print(tracker.flush())
         tracker.track("s", 2, auth_key="wrong")
-        print(tracker.flush(1))
+        print(tracker.flush(1), tracker.stop(0.1))
     with atom_sync.Client(own, auth_key=secret.key, transport=atom_sync.HttpxTransport(trust_env=False)) as client:
         print(client.put_event("s", 3), client.put_event("s", 3, method="GET"), client.put_events("t", [3]))
 """,
