@@ -12,10 +12,12 @@ def forget_locals(error: BaseException) -> None:
     running, so it has to ``del`` what it holds itself.
     """
     left: list[BaseException | None] = [error]
+    done: set[int] = set()
     while left:
         each = left.pop()
-        if each is None:
+        if each is None or id(each) in done:  # a chain may come back to where it began
             continue
+        done.add(id(each))
         left += [each.__cause__, each.__context__]
         where = each.__traceback__
         while where is not None:
