@@ -62,7 +62,7 @@ class Tracker(Intake):
     """
 
     def __init__(self, endpoint: str | None = None, **options: Unpack[TrackerOptions]) -> None:
-        self._options = read_options({"endpoint": endpoint, **options})
+        self._options = read_options(endpoint, options)
         self._transport = open_transport(self._options.transport)
         # Re-entrant, since track_nowait() may run in a signal handler or a finaliser that interrupts it.
         self._lock = threading.RLock()
@@ -120,6 +120,7 @@ class Tracker(Intake):
         Raises:
             BacklogFull: there was no room within ``block_timeout``, or ``on_full`` is ``raise``.
         """
+        auth_key = None if auth_key is None else AuthKey.of(auth_key)  # a traceback may show the locals
         await checkpoint_if_cancelled()
         timeout = self._options.block_timeout
         until = math.inf if timeout is None else anyio.current_time() + timeout
@@ -200,14 +201,18 @@ class Tracker(Intake):
 
     def set_auth_key(self, stream: str, auth_key: str | AuthKey) -> None:
         """Sign *stream* with another key from now on; if the collector had refused the old one, go on."""
-        key = AuthKey.of(auth_key)
+        auth_key = AuthKey.of(auth_key)  # a traceback may show the locals
         with self._lock:
-            self._entered.set_auth_key(stream, key, now=self._loop.now())
+            self._entered.set_auth_key(stream, auth_key, now=self._loop.now())
             self._loop.call_soon(self._wake)
 
     def __repr__(self) -> str:
-        state = "new" if self._core is None else self._core.state.value
-        return f"<{type(self).__module__}.{type(self).__name__} {state} {self._options.endpoint}>"
+        name = f"{type(self).__module__}.{type(self).__name__}"
+        try:
+            state = "new" if self._core is None else self._core.state.value
+            return f"<{name} {state} {self._options.endpoint}>"
+        except AttributeError:  # half built, as a traceback may show it
+            return f"<{name} unfinished>"
 
     @property
     def _entered(self) -> TrackerCore:

@@ -41,6 +41,8 @@ class Intake:
             TrackerClosed: after ``stop``.
             TypeError, ValueError: *stream* or *auth_key* cannot be one.
         """
+        if auth_key is not None:
+            auth_key = AuthKey.of(auth_key)  # a traceback may show the locals
         try:
             line = encode_quickly(event, None, QUICKLY)
             inlet = self._lanes[stream].inlet

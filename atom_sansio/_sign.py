@@ -30,20 +30,26 @@ class AuthKey:
     __slots__ = ("_fingerprint", "_key")
 
     def __init__(self, key: str | bytes) -> None:
-        if not isinstance(key, (str, bytes)):
-            raise TypeError(f"auth_key must be a non-empty str or bytes, not {type(key).__name__}")
-        if not key:
-            raise ValueError("auth_key must not be empty; leave it out to send unsigned")
-        # Not by catching the encoder's error, which holds the key and would stay in __context__.
-        self._key = key if isinstance(key, bytes) else key.encode(errors="surrogatepass")
-        if isinstance(key, str) and self._key != key.encode(errors="replace"):
-            raise ValueError("auth_key holds a lone surrogate, which UTF-8 does not have")
+        try:
+            if not isinstance(key, (str, bytes)):
+                raise TypeError(f"auth_key must be a non-empty str or bytes, not {type(key).__name__}")
+            if not key:
+                raise ValueError("auth_key must not be empty; leave it out to send unsigned")
+            # Not by catching the encoder's error, which holds the key and would stay in __context__.
+            self._key = key if isinstance(key, bytes) else key.encode(errors="surrogatepass")
+            if isinstance(key, str) and self._key != key.encode(errors="replace"):
+                raise ValueError("auth_key holds a lone surrogate, which UTF-8 does not have")
+        finally:
+            del key  # a traceback may show the locals
         self._fingerprint = hashlib.sha256(b"atom auth key\0" + self._key).hexdigest()[:16]
 
     @classmethod
     def of(cls, key: str | bytes | AuthKey) -> AuthKey:
         """*key* itself if it is one already, else made from it."""
-        return key if isinstance(key, AuthKey) else cls(key)
+        try:
+            return key if isinstance(key, AuthKey) else cls(key)
+        finally:
+            del key  # a traceback may show the locals
 
     @property
     def fingerprint(self) -> str:
@@ -63,7 +69,9 @@ class AuthKey:
         return hash(self._fingerprint)
 
     def __repr__(self) -> str:
-        return f"<AuthKey {self._fingerprint}>"
+        return f"<AuthKey {getattr(self, '_fingerprint', 'unfinished')}>"  # what failed is in a traceback
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("an AuthKey cannot be pickled or copied")
+
+    __getstate__ = __reduce__

@@ -65,10 +65,10 @@ def retry_after(reply: Reply, *, unix_now: float) -> float:
     if value.isascii() and value.isdigit():
         # No number of this length needs to be read to know that it is clamped.
         return MAX_RETRY_AFTER if len(value) > 9 else min(float(value), MAX_RETRY_AFTER)
-    until = _http_date(value)
+    until = _http_date(value, unix_now)
     if until is None:
         return 0.0
-    since = _http_date(reply.header("date"))
+    since = _http_date(reply.header("date"), unix_now)
     return min(max(until - (unix_now if since is None else since), 0.0), MAX_RETRY_AFTER)
 
 
@@ -80,14 +80,21 @@ _HTTP_DATE: Final = re.compile(  # RFC 9110, 5.6.7: today's form, then the two o
 )
 
 
-def _http_date(value: str | None) -> float | None:
+_YEAR: Final = 31_556_952.0
+"""Seconds, on average."""
+
+
+def _http_date(value: str | None, unix_now: float) -> float | None:
     """Unix seconds, or None for what is no date."""
     match = _HTTP_DATE.fullmatch(value.strip()) if value is not None else None
     if match is None:
         return None
     day, month, year, time = (match[name] or match[name + "2"] for name in ("day", "month", "year", "time"))
     hour, minute, second = map(int, time.split(":"))
-    full_year = int(year) if len(year) == 4 else 2000 + int(year)
+    full_year = int(year)
+    if len(year) == 2:  # what would be more than 50 years ahead is the last such year that has passed
+        latest = 1970 + int(unix_now / _YEAR) + 50
+        full_year = latest - (latest - full_year) % 100
     try:
         # A leap second is the next second to us.
         moment = datetime(

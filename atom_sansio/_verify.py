@@ -9,6 +9,7 @@ from typing import TypeAlias, Union
 from ._receive import Refused, Submission
 from ._request import check_stream
 from ._sign import AuthKey
+from ._unshown import forget_locals
 
 Keys: TypeAlias = Union[str, bytes, AuthKey, Iterable[Union[str, bytes, AuthKey]]]
 """One key, or several that are valid at the same time: the old and the new one while they are exchanged."""
@@ -29,10 +30,16 @@ class Keyring:
     """
 
     def __init__(self, keys: Mapping[str, Keys] | None = None, *, default: Keys | None = None) -> None:
-        if not isinstance(keys, (Mapping, type(None))):
-            raise TypeError(f"keys must be a mapping of stream to key, not {type(keys).__name__}")
-        self._keys = {_stream(stream): _read_keys(f"keys[{stream!r}]", k) for stream, k in (keys or {}).items()}
-        self._default = () if default is None else _read_keys("default key", default)
+        try:
+            if not isinstance(keys, (Mapping, type(None))):
+                raise TypeError(f"keys must be a mapping of stream to key, not {type(keys).__name__}")
+            self._keys = {_stream(stream): _read_keys(f"keys[{stream!r}]", k) for stream, k in (keys or {}).items()}
+            self._default = () if default is None else _read_keys("default key", default)
+        except BaseException as error:
+            forget_locals(error)
+            raise
+        finally:
+            del keys, default  # a traceback may show the locals
 
     def verify(self, submission: Submission) -> None:
         """Return if *submission* is signed with one of its stream's keys, or if none is asked for.
@@ -54,7 +61,7 @@ class Keyring:
             raise Refused(401, reason, stream=submission.stream, events=len(submission.elements))
 
     def __repr__(self) -> str:
-        return f"<Keyring {self._keys} default={self._default}>"
+        return f"<Keyring {getattr(self, '_keys', 'unfinished')} default={getattr(self, '_default', ())}>"
 
 
 def _stream(stream: object) -> str:

@@ -34,7 +34,7 @@ class Client:
     """
 
     def __init__(self, endpoint: str | None = None, **options: Unpack[ClientOptions]) -> None:
-        self._options = read_options({"endpoint": endpoint, **options}, only=CLIENT_OPTIONS)
+        self._options = read_options(endpoint, options, only=CLIENT_OPTIONS)
         self._transport = open_transport(self._options.transport)
         self._core = ClientCore(self._options, source=os.urandom(16).hex())
 
@@ -55,8 +55,8 @@ class Client:
         Raises:
             EventError, TypeError, ValueError: an argument is wrong; nothing was sent.
         """
-        key = None if auth_key is None else AuthKey.of(auth_key)
-        return self._send(self._core.put_event(stream, event, method=method, auth_key=key))
+        auth_key = None if auth_key is None else AuthKey.of(auth_key)  # a traceback may show the locals
+        return self._send(self._core.put_event(stream, event, method=method, auth_key=auth_key))
 
     def put_events(self, stream: str, events: Iterable[object], *, auth_key: str | AuthKey | None = None) -> Response:
         """Send a batch in one request; strings stay strings, values stay values.
@@ -72,8 +72,8 @@ class Client:
         Raises:
             EventError, TypeError, ValueError: an argument is wrong; nothing was sent.
         """
-        key = None if auth_key is None else AuthKey.of(auth_key)
-        return self._send(self._core.put_events(stream, events, auth_key=key))
+        auth_key = None if auth_key is None else AuthKey.of(auth_key)  # a traceback may show the locals
+        return self._send(self._core.put_events(stream, events, auth_key=auth_key))
 
     def health(self) -> Response:
         """Ask the collector whether it is up."""

@@ -67,7 +67,7 @@ class Tracker(Intake):
     """
 
     def __init__(self, endpoint: str | None = None, **options: Unpack[TrackerOptions]) -> None:
-        self._set_up(read_options({"endpoint": endpoint, **options}))
+        self._set_up(read_options(endpoint, options))
 
     def _set_up(self, options: Options, clock: Clock | None = None) -> None:
         self._options = options
@@ -187,10 +187,10 @@ class Tracker(Intake):
 
     def set_auth_key(self, stream: str, auth_key: str | AuthKey) -> None:
         """Sign *stream* with another key from now on; if the collector had refused the old one, go on."""
-        key = AuthKey.of(auth_key)
+        auth_key = AuthKey.of(auth_key)  # a traceback may show the locals
         with self._lock:
-            self._core.set_auth_key(stream, key, now=self._clock.now())
-            self._new_keys[stream] = key
+            self._core.set_auth_key(stream, auth_key, now=self._clock.now())
+            self._new_keys[stream] = auth_key
             self._wake()
 
     def handle_signals(self) -> None:
@@ -212,7 +212,11 @@ class Tracker(Intake):
         self.stop()
 
     def __repr__(self) -> str:
-        return f"<{type(self).__module__}.{type(self).__name__} {self._core.state.value} {self._options.endpoint}>"
+        name = f"{type(self).__module__}.{type(self).__name__}"
+        try:
+            return f"<{name} {self._core.state.value} {self._options.endpoint}>"
+        except AttributeError:  # half built, as a traceback may show it
+            return f"<{name} unfinished>"
 
     # -- senders --------------------------------------------------------------------------------------
 

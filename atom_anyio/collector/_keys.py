@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
-from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, NoReturn
 
 from atom_sansio import AuthKey, Keyring, Submission
+from atom_sansio._unshown import forget_locals
 
 _log = logging.getLogger("atom_anyio.collector")
 
@@ -43,7 +43,9 @@ def read_keyring(
             show it.
         OSError: the file cannot be read.
     """
-    return _keyring(_read(entries, default_key, file, environment))
+    places = _Places(entries, default_key, file, environment)
+    del entries, default_key, environment  # a traceback may show the locals
+    return _keyring(places.read())
 
 
 class LiveKeyring:
@@ -60,8 +62,9 @@ class LiveKeyring:
         file: Path | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        self._read = partial(_read, tuple(entries), default_key, file, environment)
-        self._keys = self._read()
+        self._places = _Places(tuple(entries), default_key, file, environment)
+        del entries, default_key, environment  # a traceback may show the locals
+        self._keys = self._places.read()
         # One object in one attribute: a submission is never verified with half of the old keys and half of the new.
         self._keyring = _keyring(self._keys)
 
@@ -76,7 +79,7 @@ class LiveKeyring:
         written looks like.  Who means that starts the collector anew.
         """
         try:
-            keys = self._read()
+            keys = self._places.read()
             if DEFAULT not in keys and not self._keys.keys() <= keys.keys():
                 raise ValueError("a stream that needs a key would need none")
             keyring = _keyring(keys)
@@ -87,7 +90,28 @@ class LiveKeyring:
             _log.warning("the keys were read again: there are %d", sum(map(len, keys.values())))
 
     def __repr__(self) -> str:
-        return f"<LiveKeyring {self._keyring}>"
+        return f"<LiveKeyring {getattr(self, '_keyring', 'unfinished')}>"
+
+
+class _Places:
+    """Where keys are, some of them being keys themselves; neither a repr nor a traceback shows them."""
+
+    __slots__ = ("_places",)
+
+    def __init__(self, *places: Any) -> None:
+        self._places = places
+
+    def read(self) -> dict[str, list[AuthKey]]:
+        try:
+            return _read(*self._places)
+        except BaseException as error:
+            forget_locals(error)
+            raise
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("keys cannot be pickled or copied")
+
+    __getstate__ = __reduce__
 
 
 def _read(

@@ -72,13 +72,16 @@ class Collector:
         host: str = "127.0.0.1",
         port: int = 0,
     ) -> None:
+        try:
+            self._keyring = Keyring(keys, default=default_key)
+        finally:
+            del keys, default_key  # a traceback may show the locals
         if not isinstance(host, str):
             raise TypeError(f"host must be a str, not {type(host).__name__}")
         if isinstance(port, bool) or not isinstance(port, int):
             raise TypeError(f"port must be an int from 0 to 65535, not {type(port).__name__}")
         if not 0 <= port <= 65535:  # the system would take it modulo 65536
             raise ValueError(f"port must be from 0 to 65535, not {shown(port)}")
-        self._keyring = Keyring(keys, default=default_key)
         self._path = store
         self._address = (host, port)
         self._entered = False

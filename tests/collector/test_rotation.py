@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import os
+import pickle
 import signal
 import subprocess
 import threading
@@ -54,6 +56,14 @@ def test_reload(file: Path, caplog: pytest.LogCaptureFixture) -> None:
         "the keys were read again: there are 4",
     ]
     assert CANARY[:4] not in caplog.text + repr(ring)
+
+
+def test_it_cannot_be_written_away() -> None:
+    """Pickling and copying are refused."""
+    ring = LiveKeyring([f"s={OLD}"])
+    for copying in (pickle.dumps, copy.deepcopy, lambda ring: copy.copy(ring._places)):
+        with pytest.raises(TypeError, match="cannot be pickled"):
+            copying(ring)
 
 
 WRONG = {

@@ -6,6 +6,7 @@ import logging
 import subprocess
 import sys
 import threading
+import traceback
 from typing import Any
 
 import anyio
@@ -128,6 +129,17 @@ def test_a_refused_key_of_many_streams(caplog: pytest.LogCaptureFixture) -> None
             tracker.stop(0)
     assert len([record for record in caplog.records if "refuses the key" in record.getMessage()]) == 1
     assert "canary" not in caplog.text
+
+
+@pytest.mark.parametrize("module", [atom_sync, atom_anyio])
+def test_a_tracker_that_fails_to_be_built(module: Any) -> None:
+    """A traceback with local variables, for which each needs a repr, shows it and none of the keys."""
+    with pytest.raises(TypeError, match="transport") as caught:
+        module.Tracker(URL, auth_key="canary", auth_keys={"s": "canary"}, transport=object)
+    ours = list(traceback.walk_tb(caught.value.__traceback__))[1:]  # without the test's own frame
+    shown = "".join(traceback.StackSummary.extract(iter(ours), capture_locals=True).format())
+    assert "Tracker unfinished>" in shown
+    assert "canary" not in shown
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no fork there")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import socket
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import chain, repeat
 from math import inf
 from pathlib import Path
+from random import Random
 from selectors import EVENT_READ, EVENT_WRITE
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -20,7 +21,7 @@ import anyio.lowlevel
 import pytest
 import trio.abc
 import trio.testing
-from scenarios import GARBAGE, OK, SCENARIOS, Action, Answer, Flush, Scenario, Seen, SetKey, Stop, Track, track
+from scenarios import GARBAGE, OK, SCENARIOS, Action, Answer, Flush, Scenario, Seen, SetKey, Stop, Track, is_down, track
 from virtual import VirtualClock, VirtualTimeLoop
 
 import atom_anyio
@@ -491,6 +492,32 @@ def test_idle_costs_nothing(driver: str) -> None:
         return RUNNERS[driver](scenario).turns
 
     assert turns(60.0) == turns(86_000.0)
+
+
+@pytest.mark.parametrize("streams", ["a", "abc"])
+@pytest.mark.parametrize("driver", RUNNERS)
+def test_an_outage_of_25_seconds(driver: str, streams: str) -> None:
+    """A lane whose server answers 503 for 25 s sends 8 requests at most, and is delivered when that is over.
+
+    Full jitter gives no certainty of that: see ``test_requests_of_an_outage`` for how near it comes.
+    """
+    counts: Counter[int] = Counter()
+    for seed in range(50):
+        draws = Random(seed)
+        scenario = Scenario(
+            "503 for 25 s",
+            options={"max_batch_events": 1},
+            server=is_down(until=25),
+            draws=[draws.random() for _ in range(100)],
+            program=[track(0, stream, 1) for stream in streams],
+            until=4000,
+            requests=[],
+        )
+        outcome = RUNNERS[driver](scenario)
+        assert outcome.statistics.delivered == len(streams)
+        counts.update(sum(at < 25 and name == stream for at, name, _ in outcome.requests) for stream in streams)
+    print(sorted(counts.items()))
+    assert max(counts) <= 8
 
 
 def test_names_are_unique() -> None:

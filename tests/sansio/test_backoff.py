@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+from itertools import product
+from math import factorial, prod
 from typing import Any
 
 import pytest
@@ -66,3 +69,23 @@ def test_cap_below_base() -> None:
     assert RetryPolicy(base=2, cap=2, max_attempts=1, max_elapsed=1) == RetryPolicy(
         base=2.0, cap=2.0, max_attempts=1, max_elapsed=1.0
     )
+
+
+def test_requests_of_an_outage() -> None:
+    """By the default policy more than 8 requests of a lane within 25 s are as good as impossible, though not quite.
+
+    Answered at once, n pauses fit into a time t with the probability that a point drawn from a box lies in the
+    corner where the sum of its coordinates is below t, found by inclusion and exclusion.
+    """
+
+    def fit(n: int, t: int) -> float:
+        ceilings = [Fraction(backoff(attempt, base=3.0, cap=1800.0, unit=1.0)) for attempt in range(1, n + 1)]
+        corner = Fraction(0)
+        for chosen in product((0, 1), repeat=n):
+            beyond = t - sum(ceiling for ceiling, which in zip(ceilings, chosen, strict=True) if which)
+            corner += (-1) ** sum(chosen) * max(beyond, Fraction(0)) ** n
+        return float(corner / factorial(n) / prod(ceilings))
+
+    assert fit(1, 3) == 0.5
+    assert fit(7, 25) == pytest.approx(1.7398e-6, rel=1e-4)  # 8 requests
+    assert fit(8, 25) == pytest.approx(7.4148e-9, rel=1e-4)  # 9

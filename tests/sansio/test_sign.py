@@ -6,6 +6,7 @@ import copy
 import json
 import pickle
 from pathlib import Path
+from traceback import TracebackException
 from typing import Any
 
 import pytest
@@ -64,8 +65,22 @@ def test_it_cannot_be_written_away() -> None:
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
         with pytest.raises(TypeError, match="cannot be pickled"):
             pickle.dumps(AuthKey(CANARY), protocol)
-    with pytest.raises(TypeError, match="cannot be pickled"):
-        copy.copy(AuthKey(CANARY))
+    for copying in (copy.copy, copy.deepcopy, lambda key: key.__getstate__()):
+        with pytest.raises(TypeError, match="cannot be pickled"):
+            copying(AuthKey(CANARY))
+
+
+@pytest.mark.parametrize("make", [AuthKey, AuthKey.of])
+@pytest.mark.parametrize("key", [CANARY + "\udc80", [CANARY]])
+def test_tracebacks(make: Any, key: Any) -> None:
+    """A traceback with the local variables of all frames shows no text that was to become a key."""
+    try:
+        make(key)
+    except (TypeError, ValueError) as error:
+        # Those of the test itself are not ours to hide.
+        lines = list(TracebackException.from_exception(error, capture_locals=True).stack)[1:]
+    assert lines
+    assert all(CANARY[:4] not in repr(line.locals) for line in lines)
 
 
 @pytest.mark.parametrize("key", [None, 1, bytearray(b"k"), ["k"]])

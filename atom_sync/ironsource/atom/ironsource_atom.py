@@ -51,10 +51,12 @@ class IronSourceAtom:
         debug_to_file: bool = False,
         debug_file_path: str = config.DEBUG_FILE_PATH,
     ) -> None:
+        try:
+            self._auth_key = read_key(auth_key)
+        finally:
+            del auth_key  # a traceback may show the locals
         self._url = str(Endpoint.parse(endpoint))
-        read_key(auth_key)
         self._endpoint = endpoint
-        self._auth_key = auth_key
         self.set_debug(is_debug)
         self._timeout = read_number(
             self._logger, "request_timeout", request_timeout, float(config.REQUEST_TIMEOUT), low=0.001
@@ -70,7 +72,7 @@ class IronSourceAtom:
 
     def get_auth(self) -> str:
         """The key given to the constructor."""
-        return self._auth_key
+        return "" if self._auth_key is None else self._auth_key._key.decode()
 
     def put_event(self, stream: str, data: object, method: str = "POST", auth_key: str = "") -> Response:
         """Send one event: a ``str`` as it is, bytes as the UTF-8 they are, anything else as its JSON text.
@@ -84,9 +86,11 @@ class IronSourceAtom:
         Raises:
             EventError, TypeError, ValueError: an argument is wrong; nothing was sent.
         """
+        key = self._key(auth_key)
+        del auth_key  # a traceback may show the locals
         if not isinstance(method, str):
             raise TypeError(f"method must be the str GET or POST, not {type(method).__name__}")
-        request = self._request(self._url, self.create_request_data(stream, self._key(auth_key), data))
+        request = self._request(self._url, self.create_request_data(stream, key, data))
         return request.get() if method.upper() == "GET" else request.post()
 
     def put_events(self, stream: str, data: Iterable[object], auth_key: str = "") -> Response:
@@ -100,33 +104,36 @@ class IronSourceAtom:
         Raises:
             EventError, TypeError, ValueError: an argument is wrong; nothing was sent.
         """
+        key = self._key(auth_key)
+        del auth_key  # a traceback may show the locals
         if isinstance(data, (str, bytes, dict)) or not isinstance(data, Iterable):
             raise TypeError(f"data must be a list of events, not {type(data).__name__}")
         events = list(data)
         if not events:
             raise ValueError("data must hold at least one event")
         text = events_text(events)
-        envelope = self.create_request_data(stream, self._key(auth_key), text, batch=True)
+        envelope = self.create_request_data(stream, key, text, batch=True)
         return self._request(f"{self._url}bulk", envelope).post()
 
     @staticmethod
-    def create_request_data(stream: str, auth_key: str, data: object, batch: bool = False) -> str:
+    def create_request_data(stream: str, auth_key: str | AuthKey | None, data: object, batch: bool = False) -> str:
         """The envelope around *data*, as JSON text; unsigned if *auth_key* is empty.
 
         Raises:
             EventError, TypeError, ValueError: an argument is wrong.
         """
+        key = read_key(auth_key)
+        del auth_key  # a traceback may show the locals
         text = event_text(data)
         envelope: dict[str, object] = {"table": check_stream(stream), "data": text}
-        key = read_key(auth_key)
         if key is not None:
             envelope["auth"] = key.sign(text.encode())
         if batch:
             envelope["bulk"] = True
         return json.dumps(envelope)
 
-    def _key(self, auth_key: str) -> str:
-        return self._auth_key if auth_key is None or auth_key == "" else auth_key
+    def _key(self, auth_key: str) -> AuthKey | None:
+        return read_key(auth_key) or self._auth_key
 
     def _request(self, url: str, envelope: str) -> Request:
         if self._pid != os.getpid():
@@ -135,10 +142,13 @@ class IronSourceAtom:
         return Request(url, envelope, self._transport, self._timeout)
 
 
-def read_key(auth_key: str | None) -> AuthKey | None:
+def read_key(auth_key: str | AuthKey | None) -> AuthKey | None:
     """The key that *auth_key* spells; None for none, that is, if it is empty or None.
 
     Raises:
         TypeError, ValueError: it spells no key.
     """
-    return None if auth_key is None or auth_key == "" else AuthKey.of(auth_key)
+    try:
+        return None if auth_key is None or auth_key == "" else AuthKey.of(auth_key)
+    finally:
+        del auth_key  # a traceback may show the locals

@@ -96,6 +96,10 @@ class IronSourceAtomTracker:
         backlog_timeout: float = config.BACKLOG_TIMEOUT,
         request_timeout: float = config.REQUEST_TIMEOUT,
     ) -> None:
+        try:
+            key = read_key(auth_key)
+        finally:
+            del auth_key  # a traceback may show the locals
         logger = get_logger(debug=is_debug is True)
 
         def number(name: str, value: int, default: int, low: int, high: float = _ANY_SIZE) -> int:
@@ -120,7 +124,6 @@ class IronSourceAtomTracker:
         stream_limit = limit if limit > 0 else None
         self._callback = read_callback(callback, logger)
         endpoint_ = Endpoint.parse(endpoint)
-        key = read_key(auth_key)
         raw_log = open_raw_log(debug_file_path) if debug_to_file else None
         options = Options(
             endpoint=endpoint_,
