@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
@@ -66,3 +67,19 @@ def test_cap_below_base() -> None:
     assert RetryPolicy(base=2, cap=2, max_attempts=1, max_elapsed=1) == RetryPolicy(
         base=2.0, cap=2.0, max_attempts=1, max_elapsed=1.0
     )
+
+
+def test_the_longest_cap() -> None:
+    """Whatever is a finite number of seconds may be the cap."""
+    assert RetryPolicy(cap=sys.float_info.max).cap == sys.float_info.max
+
+
+def test_a_policy_is_a_value() -> None:
+    """A policy is equal to another of the same numbers, cannot be changed, and names all that it is given."""
+    policy = RetryPolicy(base=2.0)
+    assert policy == RetryPolicy(base=2.0)
+    with pytest.raises(AttributeError):
+        policy.base = 1.0  # type: ignore[misc]
+    assert not hasattr(policy, "__dict__")
+    with pytest.raises(TypeError, match="positional"):
+        RetryPolicy(2.0)  # type: ignore[call-arg]

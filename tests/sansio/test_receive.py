@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from atom_sansio import _elements
 from atom_sansio._elements import element_texts
-from atom_sansio._receive import MAX_BATCH_ID_LENGTH, MAX_BODY, Refused, Submission, answer, read_submission
+from atom_sansio._receive import Refused, Submission, answer, read_submission
 from atom_sansio._sign import AuthKey
 from atom_sansio._verify import Keyring
 
@@ -220,7 +220,8 @@ def test_names_of_the_stream(name: str) -> None:
 def test_both_names_of_the_stream() -> None:
     """Both at once are fine if they agree."""
     assert post("x", target="/", stream="s").stream == "s"
-    assert "differ" in refusal("POST", "/", b'{"table":"a","stream":"b","data":"x"}').reason
+    refused = refusal("POST", "/", b'{"table":"a","stream":"b","data":"x"}')
+    assert (refused.status, refused.reason) == (400, "table and stream differ")
 
 
 @pytest.mark.parametrize(
@@ -272,8 +273,9 @@ STANDARD = base64.b64encode(ENVELOPE)
         quote(base64.encodebytes(ENVELOPE)),
         quote(base64.encodebytes(ENVELOPE).replace(b"\n", b"\r\n")),
         quote(ENVELOPE),
+        quote(b"\n " + ENVELOPE),
     ],
-    ids=["quoted", "raw", "urlsafe", "unpadded", "space", "quoted-space", "wrapped", "crlf", "json"],
+    ids=["quoted", "raw", "urlsafe", "unpadded", "space", "quoted-space", "wrapped", "crlf", "json", "spaced-json"],
 )
 def test_forms_of_get(value: str | bytes) -> None:
     """A GET's envelope is read in every form that an SDK gives it."""
@@ -299,6 +301,17 @@ def test_batch_id() -> None:
     assert post("[1]", headers=[("idempotency-key", "b-1"), ("IDEMPOTENCY-KEY", "b-1")]).batch_id == "b-1"
     assert post("[1]", headers=[("idempotency-key", "")]).batch_id is None
     assert post("[1]").batch_id is None
+
+
+def test_a_submission_is_a_value() -> None:
+    """A submission is equal to another of the same request, cannot be changed, and takes no more than its fields."""
+    submission = post("[1]")
+    assert submission == post("[1]")
+    with pytest.raises(AttributeError):
+        submission.stream = "other"  # type: ignore[misc]
+    assert not hasattr(submission, "__dict__")
+    with pytest.raises(TypeError, match="positional"):
+        Submission("s", "[1]", "", True, None, ("1",))  # type: ignore[call-arg]
 
 
 # What is refused
@@ -329,6 +342,7 @@ def test_batch_id() -> None:
         (b'{"table":"s","data":null}', "data is missing or empty"),
         (b'{"table":"s","data":[1]}', "data must be a string, not a JSON array"),
         (b'{"table":"s","data":{"id":1}}', "data must be a string, not a JSON object"),
+        (b'{"table":"s","data":7}', "data must be a string, not a JSON number"),
         (b'{"table":"s","data":1.5}', "data must be a string, not a JSON number"),
         (b'{"table":"s","data":"x","auth":true}', "auth must be a string, not a JSON boolean"),
         (b'{"table":"s","data":"x","bulk":1}', "bulk must be true or false"),
@@ -341,6 +355,7 @@ def test_wrong_envelopes(body: bytes, reason: str) -> None:
     refused = refusal("POST", "/", body)
     assert refused.status == 400
     assert reason in refused.reason
+    assert str(refused) == f"400: {refused.reason}"
     assert refused.events == 1
 
 
@@ -401,7 +416,7 @@ def test_wrong_gets(target: str, reason: str) -> None:
 def test_wrong_batch_ids() -> None:
     """A batch id that is too long, or two of them, are refused."""
     body = b'{"table":"s","data":"x"}'
-    at_most = "x" * MAX_BATCH_ID_LENGTH
+    at_most = "x" * 512
     assert read_submission("POST", "/", [("Idempotency-Key", at_most)], body).batch_id == at_most
     assert "longer" in refusal("POST", "/", body, [("Idempotency-Key", at_most + "x")]).reason
     two = [("Idempotency-Key", "a"), ("idempotency-key", "b")]
@@ -415,7 +430,10 @@ def test_too_large() -> None:
     with pytest.raises(Refused) as info:
         read_submission("POST", "/", (), body, max_body=len(body) - 1)
     assert (info.value.status, info.value.reason) == (413, f"the body is larger than {len(body) - 1} bytes")
-    assert refusal("POST", "/", b" " * (MAX_BODY + 1)).status == 413
+    assert read_submission("GET", f"/?data={quote(ENVELOPE)}", (), max_body=0).stream == "s"
+    body = body.ljust(10_485_760)
+    assert read_submission("POST", "/", (), body).data == "x"
+    assert refusal("POST", "/", body + b" ").status == 413
 
 
 @given(st.binary(max_size=60), st.sampled_from(["/", "/bulk"]))
