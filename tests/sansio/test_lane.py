@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from atom_sansio import AuthKey, Endpoint, Flush, _cut, encode_event
 from atom_sansio._cut import longest_fit, nth_line
-from atom_sansio._inlet import Inlet
+from atom_sansio._inlet import Inlet, Segment
 from atom_sansio._lane import Batch, Lane, split
+from atom_sansio._ledger import Ledger
 from atom_sansio._request import bulk_request, quote
 from atom_sansio.testing import ModelCollector, events, streams
 
@@ -255,6 +256,24 @@ def test_cut_oldest() -> None:
     assert not lane.empty
     lane.cut_oldest()
     assert (lane.empty, lane.since) == (True, None)
+
+
+def test_a_new_inlet() -> None:
+    """An inlet is open but lent nothing, is equal to itself alone, and shows neither events nor where it belongs."""
+    inlet = Inlet(Ledger(max_events=None, max_bytes=1 << 20), "s", 0.0)
+    inlet.append(b'"canary"\n')
+    assert (inlet.max_size, inlet.max_events, inlet.lent_bytes, inlet.lent_events) == (0, 0, 0, 0)
+    assert (
+        repr(inlet) == "Inlet(stream='s', since=0.0, events=1, max_size=0, max_events=0, lent_bytes=0, lent_events=0)"
+    )
+    assert inlet == inlet
+    assert inlet != Inlet(None, "s", 0.0)
+    assert {inlet: 1}[inlet] == 1
+    assert type(inlet.cut_oldest()) is bytes
+    segment = Segment(lines=b"canary\n", events=1, since=0.0, full=False, due=True)
+    assert "canary" not in repr(segment)
+    assert not hasattr(inlet, "__dict__")
+    assert not hasattr(segment, "__dict__"), "there may be many"
 
 
 def test_an_inlet_that_is_closed() -> None:
