@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atom_sansio import AuthKey, Endpoint, Flush, _cut, encode_event
-from atom_sansio._cut import longest_fit, nth_line
-from atom_sansio._inlet import Inlet, Segment
+from atom_sansio import AuthKey, Endpoint, Flush, encode_event
+from atom_sansio._inlet import Inlet
 from atom_sansio._lane import Batch, Lane, split
-from atom_sansio._ledger import Ledger
-from atom_sansio._request import bulk_request, quote
+from atom_sansio._request import bulk_request
 from atom_sansio.testing import ModelCollector, events, streams
 
 SHAPES: list[Any] = [
@@ -76,44 +73,6 @@ def test_the_longest_prefix_that_fits(
         assert len(body_of(lines[: batch.events + 1], stream, signed)) > max_bytes
 
 
-@pytest.mark.parametrize("items", [SHAPES, SHAPES[::-1], ["", "", ""], ["x" * 9] * 12, ['"' * 5, 7] * 6, [7]])
-def test_every_limit(items: list[Any]) -> None:
-    """At each limit of bytes and events, the prefix is the one that trying them one by one finds."""
-    lines = [encode_event(item) for item in items]
-    every = range(1, len(lines) + 1)
-    texts = {n: b",".join(line[:-1] for line in lines[:n]).decode() for n in every}
-    sizes = {n: len(json.dumps(text, ensure_ascii=False).encode()) - 2 for n, text in texts.items()}
-    for max_events in (1, 2, len(lines) - 1 or 1, len(lines), len(lines) + 1):
-        for max_bytes in range(1, sizes[len(lines)] + 3):
-            events = max((n for n in every if n <= max_events and sizes[n] <= max_bytes), default=1)
-            fit = longest_fit(b"".join(lines), len(lines), max_events=max_events, max_bytes=max_bytes)
-            assert fit == (len(b"".join(lines[:events])), events)
-
-
-@pytest.mark.parametrize(
-    ("items", "wasted", "times"),
-    [
-        (["x" * 98] * 5000, 100, 3),
-        (['"' * 60] * 5000, 124, 3),
-        ([{"id": i, "name": "x" * (i % 50), "q": '"' * (i % 3)} for i in range(5000)], 200, 4),
-        (['"' * 60] * 60 + ["x" * 98] * 5000, 124, 16),
-        (["x" * 98] * 3000 + ['"' * 60] * 2000, 450_000, 6),
-    ],
-    ids=["plain", "quotes", "mixed", "cheaper", "dearer"],
-)
-@pytest.mark.parametrize("max_bytes", [5_000, 50_000, 400_000])
-def test_little_is_escaped_twice(
-    items: list[Any], wasted: int, times: int, max_bytes: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of events like those at the beginning hardly more than fits is escaped, in a few pieces; else not much more."""
-    lines = b"".join(map(encode_event, items))
-    escaped: list[int] = []
-    monkeypatch.setattr(_cut, "quote", lambda text: escaped.append(len(text)) or quote(text))
-    position, _ = longest_fit(lines, len(items), max_events=10_000, max_bytes=max_bytes)
-    assert sum(escaped) <= position + wasted
-    assert len(escaped) <= times
-
-
 @given(batches, st.integers(150, 3000))
 def test_all_of_it(items: list[Any], max_bytes: int) -> None:
     """Batch by batch everything is taken, once and in order, and verifies."""
@@ -151,14 +110,6 @@ def test_a_lone_event_that_is_too_large() -> None:
         lane = lane_of(["x" * 2000, "y"])
         batch, _ = lane.take("b", max_events=10, max_bytes=max_bytes)
         assert (batch.events, lane.waiting) == (1, 1)
-
-
-@given(st.lists(st.integers(0, 50), min_size=1, max_size=80), st.data())
-def test_nth_line(lengths: list[int], data: st.DataObject) -> None:
-    """The end of the first n lines, as counting one by one finds it."""
-    lines = b"".join(b"x" * length + b"\n" for length in lengths)
-    n = data.draw(st.integers(0, len(lengths)))
-    assert nth_line(lines, n, len(lengths)) == sum(lengths[:n]) + n
 
 
 @given(batches.filter(lambda items: len(items) > 1))
@@ -256,37 +207,6 @@ def test_cut_oldest() -> None:
     assert not lane.empty
     lane.cut_oldest()
     assert (lane.empty, lane.since) == (True, None)
-
-
-def test_a_new_inlet() -> None:
-    """An inlet is open but lent nothing, is equal to itself alone, and shows neither events nor where it belongs."""
-    inlet = Inlet(Ledger(max_events=None, max_bytes=1 << 20), "s", 0.0)
-    inlet.append(b'"canary"\n')
-    assert (inlet.max_size, inlet.max_events, inlet.lent_bytes, inlet.lent_events) == (0, 0, 0, 0)
-    assert (
-        repr(inlet) == "Inlet(stream='s', since=0.0, events=1, max_size=0, max_events=0, lent_bytes=0, lent_events=0)"
-    )
-    assert inlet == inlet
-    assert inlet != Inlet(None, "s", 0.0)
-    assert {inlet: 1}[inlet] == 1
-    assert type(inlet.cut_oldest()) is bytes
-    segment = Segment(lines=b"canary\n", events=1, since=0.0, full=False, due=True)
-    assert "canary" not in repr(segment)
-    assert not hasattr(inlet, "__dict__")
-    assert not hasattr(segment, "__dict__"), "there may be many"
-
-
-def test_an_inlet_that_is_closed() -> None:
-    """Closing gives what is there, lets nothing more in, and gives what came all the same when asked again."""
-    inlet = Inlet(None, "s", 0.0, max_size=100, max_events=100)
-    inlet.append(b"1\n")
-    inlet.append(b"2\n")
-    assert (inlet.count(), inlet.close()) == (2, b"1\n2\n")
-    assert inlet.max_size < 0
-    assert inlet.max_events < 0
-    assert inlet.close() == b""
-    inlet.append(b"3\n")
-    assert inlet.close() == b"3\n"
 
 
 def test_nothing_is_no_segment() -> None:

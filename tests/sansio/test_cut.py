@@ -1,0 +1,72 @@
+"""Where events are cut, exactly and without much ado."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from atom_sansio import _cut, encode_event
+from atom_sansio._cut import longest_fit, nth_line
+from atom_sansio._request import quote
+
+SHAPES: list[Any] = [
+    "",
+    "x" * 100,
+    '"' * 50,
+    "\\" * 300,
+    "é𝄞" * 30,
+    {"a": '"quoted"', "b": [None, True, 1.5]},
+    7,
+    "\x00\n" * 40,
+    "y" * 900,
+]
+
+
+@pytest.mark.parametrize("items", [SHAPES, SHAPES[::-1], ["", "", ""], ["x" * 9] * 12, ['"' * 5, 7] * 6, [7]])
+def test_every_limit(items: list[Any]) -> None:
+    """At each limit of bytes and events, the prefix is the one that trying them one by one finds."""
+    lines = [encode_event(item) for item in items]
+    every = range(1, len(lines) + 1)
+    texts = {n: b",".join(line[:-1] for line in lines[:n]).decode() for n in every}
+    sizes = {n: len(json.dumps(text, ensure_ascii=False).encode()) - 2 for n, text in texts.items()}
+    for max_events in (1, 2, len(lines) - 1 or 1, len(lines), len(lines) + 1):
+        for max_bytes in range(1, sizes[len(lines)] + 3):
+            events = max((n for n in every if n <= max_events and sizes[n] <= max_bytes), default=1)
+            fit = longest_fit(b"".join(lines), len(lines), max_events=max_events, max_bytes=max_bytes)
+            assert fit == (len(b"".join(lines[:events])), events)
+
+
+@pytest.mark.parametrize(
+    ("items", "wasted", "times"),
+    [
+        (["x" * 98] * 5000, 100, 3),
+        (['"' * 60] * 5000, 124, 3),
+        ([{"id": i, "name": "x" * (i % 50), "q": '"' * (i % 3)} for i in range(5000)], 200, 4),
+        (['"' * 60] * 60 + ["x" * 98] * 5000, 124, 16),
+        (["x" * 98] * 3000 + ['"' * 60] * 2000, 450_000, 6),
+    ],
+    ids=["plain", "quotes", "mixed", "cheaper", "dearer"],
+)
+@pytest.mark.parametrize("max_bytes", [5_000, 50_000, 400_000])
+def test_little_is_escaped_twice(
+    items: list[Any], wasted: int, times: int, max_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of events like those at the beginning hardly more than fits is escaped, in a few pieces; else not much more."""
+    lines = b"".join(map(encode_event, items))
+    escaped: list[int] = []
+    monkeypatch.setattr(_cut, "quote", lambda text: escaped.append(len(text)) or quote(text))
+    position, _ = longest_fit(lines, len(items), max_events=10_000, max_bytes=max_bytes)
+    assert sum(escaped) <= position + wasted
+    assert len(escaped) <= times
+
+
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=80), st.data())
+def test_nth_line(lengths: list[int], data: st.DataObject) -> None:
+    """The end of the first n lines, as counting one by one finds it."""
+    lines = b"".join(b"x" * length + b"\n" for length in lengths)
+    n = data.draw(st.integers(0, len(lengths)))
+    assert nth_line(lines, n, len(lengths)) == sum(lengths[:n]) + n
