@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from atom_sansio import _cut, encode_event
-from atom_sansio._cut import longest_fit, nth_line
+from atom_sansio._cut import escaped_size, longest_fit, nth_line
 from atom_sansio._request import quote
 
 SHAPES: list[Any] = [
@@ -38,6 +38,28 @@ def test_every_limit(items: list[Any]) -> None:
             events = max((n for n in every if n <= max_events and sizes[n] <= max_bytes), default=1)
             fit = longest_fit(b"".join(lines), len(lines), max_events=max_events, max_bytes=max_bytes)
             assert fit == (len(b"".join(lines[:events])), events)
+
+
+@pytest.mark.parametrize("max_bytes", [-7000, -1, 0, 1, 3000, 4500, 9000, 20_000])
+def test_a_first_line_that_misleads(max_bytes: int) -> None:
+    """A line whose end is dearer than its beginning is taken alone where it does not fit, whatever comes behind."""
+    line = encode_event("x" * 4100 + '"' * 2000)
+    behind = b"7\n" * 3000
+    taken = longest_fit(line + behind, 3001, max_events=10_000, max_bytes=max_bytes)
+    room = max(0, max_bytes - escaped_size(line))
+    events = 1 + min(room // 2, 3000)
+    assert taken == (len(line) + 2 * (events - 1), events)
+
+
+def test_what_is_taken_whole_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where all fits that there is, and is allowed, no line is looked for."""
+
+    class Lines(bytes):
+        count = None
+
+    monkeypatch.setattr(_cut, "nth_line", None)
+    lines = Lines(encode_event("x") * 50)
+    assert longest_fit(lines, 50, max_events=50, max_bytes=1000) == (200, 50)
 
 
 @pytest.mark.parametrize(
