@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -92,3 +93,21 @@ def test_nth_line(lengths: list[int], data: st.DataObject) -> None:
     lines = b"".join(b"x" * length + b"\n" for length in lengths)
     n = data.draw(st.integers(0, len(lengths)))
     assert nth_line(lines, n, len(lengths)) == sum(lengths[:n]) + n
+
+
+@pytest.mark.parametrize("length", [lambda i: 99, lambda i: i % 97, lambda i: i // 100, lambda i: 100 - i // 100])
+def test_few_passes(length: Callable[[int], int]) -> None:
+    """Whether lines are alike or get longer or shorter, where so many of them end is found in a few passes."""
+    passes = 0
+
+    class Lines(bytes):
+        def count(self, *args: Any) -> int:
+            nonlocal passes
+            passes += 1
+            return super().count(*args)
+
+    lines = Lines(b"".join(b"x" * length(i) + b"\n" for i in range(10_000)))
+    for n in (1, 10, 5000, 9999):
+        passes = 0
+        assert nth_line(lines, n, 10_000) == sum(length(i) + 1 for i in range(n))
+        assert passes <= 13
