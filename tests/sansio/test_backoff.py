@@ -69,6 +69,11 @@ def test_cap_below_base() -> None:
     )
 
 
+def test_defaults() -> None:
+    """By default pauses begin below 6 s and end at half an hour, and nothing is given up."""
+    assert RetryPolicy() == RetryPolicy(base=3.0, cap=1800.0, max_attempts=None, max_elapsed=None)
+
+
 def test_the_longest_cap() -> None:
     """Whatever is a finite number of seconds may be the cap."""
     assert RetryPolicy(cap=sys.float_info.max).cap == sys.float_info.max

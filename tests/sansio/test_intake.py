@@ -214,6 +214,18 @@ def test_late_and_nothing_lent() -> None:
     t.track("a", 6)
 
 
+@pytest.mark.parametrize(("lent", "decided"), [(1, 1), (0, 2)])
+def test_less_is_lent(lent: int, decided: int) -> None:
+    """What is lent shrinks just before an event is put in: only if nothing is left is that the core's concern."""
+    t = Tracker()
+    t.track("a", 1)
+    inlet = t._lanes["a"].inlet
+    t.interrupt(before=lambda: setattr(inlet, "max_size", lent))
+    t.track("a", 2)
+    assert t.decided == decided
+    assert t.arrived() == [1, 2]
+
+
 def test_late_counts_against_others() -> None:
     """What came over the budget is counted at once, so that others find no more room than there is."""
     t = Tracker(max_pending_events=4, max_batch_events=3, on_full="raise")
