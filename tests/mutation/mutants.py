@@ -66,6 +66,8 @@ def mutants(source: str, filename: str) -> Iterator[Mutant]:
     number = 0
     for owner, name, index, node, where in list(_walk(tree, "module", words=False)):
         for replacement in _replacements(node, words=where.endswith(_WORDS)):
+            shown = _context(owner, node)
+            before = _text(shown or node)
             if replacement is not None:
                 ast.copy_location(replacement, node)
             _put(owner, name, index, replacement or ast.copy_location(ast.Pass(), node))
@@ -74,7 +76,7 @@ def mutants(source: str, filename: str) -> Iterator[Mutant]:
             if dump not in seen:
                 seen.add(dump)
                 number += 1
-                before, after = _shown(node, replacement)
+                before, after = _differing(before, _text(shown or replacement or ast.Pass()))
                 yield Mutant(
                     number=number,
                     line=getattr(node, "lineno", 0),
@@ -247,13 +249,19 @@ def _put(owner: ast.AST, name: str, index: int | None, node: ast.AST) -> None:
         getattr(owner, name)[index] = node
 
 
-def _shown(node: ast.AST, replacement: ast.AST | None) -> tuple[str, str]:
-    """What was and what is, each in one line; of long ones the part that differs."""
-    before, after = _text(node), "pass" if replacement is None else _text(replacement)
-    if max(len(before), len(after)) > _LONGEST:
-        start = max(0, _differ_at(before, after) - _LONGEST // 2)
-        before, after = (_cut(text, start) for text in (before, after))
-    return before, after
+def _context(owner: ast.AST, node: ast.AST) -> ast.AST | None:
+    """What is shown in place of *node*: of a constant what it stands in, since alone it says little."""
+    if isinstance(node, ast.Constant) and isinstance(owner, (ast.expr, ast.keyword, ast.Assign, ast.AnnAssign)):
+        return owner
+    return None
+
+
+def _differing(before: str, after: str) -> tuple[str, str]:
+    """Both in full, or of long ones the part that differs."""
+    if max(len(before), len(after)) <= _LONGEST:
+        return before, after
+    start = max(0, _differ_at(before, after) - _LONGEST // 2)
+    return _cut(before, start), _cut(after, start)
 
 
 def _text(node: ast.AST) -> str:
