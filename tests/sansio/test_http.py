@@ -96,6 +96,7 @@ MALFORMED = {
     "HTTP/0.9": b"<html><p>hello</html>",
     "numbered 0.9": b"HTTP/0.9 200 OK\r\n\r\n",
     "HTTP/2": b"HTTP/2.0 200 OK\r\n\r\n",
+    "1 without a dot": b"HTTP/1 200",
     "blank line first": b"\r\nHTTP/1.1 200 OK\r\n\r\n",
     "status of two digits": b"HTTP/1.1 20 OK\r\n\r\n",
     "status in words": b"HTTP/1.1 two OK\r\n\r\n",
