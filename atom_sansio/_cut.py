@@ -24,17 +24,17 @@ def longest_fit(lines: bytes, events: int, *, max_events: int, max_bytes: int) -
     growth = escaped_growth(lines[:_SAMPLE]) * 1.01
     position = 0
     while position < end:
-        reach = min(end, position + max(1, int(left / growth)))
+        reach = min(end, max(position, position + int(left / growth)))  # there may be no room even for an envelope
         cut = lines.rfind(b"\n", position, reach) + 1 or lines.index(b"\n", position) + 1
         size = escaped_size(lines[position:cut]) + 1
-        if size > left:
-            if lines.find(b"\n", position, cut - 1) >= 0:  # several lines: fewer may fit
-                growth = max(growth * 1.01, size / (cut - position))
-                continue
-            if position:
-                break
-        left -= size
-        position = cut
+        if size <= left:
+            left -= size
+            position = cut
+        elif lines.index(b"\n", position) + 1 < cut:  # several lines: fewer may fit
+            growth = size / (cut - position) * 1.01
+        else:
+            position = position or cut  # alone it does not fit, but something must be taken
+            break
     return position, events if position == len(lines) else lines.count(b"\n", 0, position)
 
 
@@ -51,7 +51,7 @@ def nth_line(lines: bytes, n: int, events: int) -> int:
     """
     position, end = 0, len(lines)
     while n:
-        reach = position + max(1, (end - position) * n // events)
+        reach = position + (end - position) * n // events
         cut = lines.rfind(b"\n", position, reach) + 1 or lines.index(b"\n", position) + 1
         passed = lines.count(b"\n", position, cut)
         if passed > n:

@@ -86,6 +86,9 @@ def _plain(value: object, path: str, above: tuple[int, ...]) -> Any:
         if not value.is_finite():
             raise EventError(f"{path} is {value}, which JSON does not have")
         return _number(Decimal.__str__, value, path)
+    record = dataclasses.is_dataclass(value) and not isinstance(value, type)
+    if not record and not isinstance(value, (dict, list, tuple)):
+        return _leaf(value, path)
     if id(value) in above:
         raise EventError(f"{path} holds itself")
     if len(above) >= MAX_DEPTH:
@@ -98,9 +101,12 @@ def _plain(value: object, path: str, above: tuple[int, ...]) -> Any:
         return plain
     if isinstance(value, (list, tuple)):
         return [_plain(item, f"{path}[{i}]", above) for i, item in enumerate(value)]
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = (f.name for f in dataclasses.fields(value) if not f.name.startswith("_"))
-        return {name: _plain(getattr(value, name), f"{path}.{name}", above) for name in fields}
+    fields = (f.name for f in dataclasses.fields(value) if not f.name.startswith("_"))  # type: ignore[arg-type]
+    return {name: _plain(getattr(value, name), f"{path}.{name}", above) for name in fields}
+
+
+def _leaf(value: object, path: str) -> orjson.Fragment:
+    """What only orjson knows to write: a date, a UUID."""
     try:
         return orjson.Fragment(orjson.dumps(value))
     except TypeError:

@@ -181,7 +181,7 @@ class HttpConnection:
         self._check_consumed()
         self._awaited = False
         self._served = True
-        if self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE:
+        if self._h11.their_state is h11.DONE:  # and so is ours: all was sent
             self._idle = not self._h11.trailing_data[0]
             self._h11.start_next_cycle()
         headers = [(name.decode("ascii"), value.decode("latin-1")) for name, value in self._head.headers]

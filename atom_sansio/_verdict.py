@@ -63,8 +63,7 @@ def retry_after(reply: Reply, *, unix_now: float) -> float:
         return 0.0
     value = value.strip()
     if value.isascii() and value.isdigit():
-        # No number of this length needs to be read to know that it is clamped.
-        return MAX_RETRY_AFTER if len(value) > 9 else min(float(value), MAX_RETRY_AFTER)
+        return min(float(value), MAX_RETRY_AFTER)
     until = _http_date(value, unix_now)
     if until is None:
         return 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from fractions import Fraction
 from itertools import product
 from math import factorial, prod
@@ -89,3 +90,24 @@ def test_requests_of_an_outage() -> None:
     assert fit(1, 3) == 0.5
     assert fit(7, 25) == pytest.approx(1.7398e-6, rel=1e-4)  # 8 requests
     assert fit(8, 25) == pytest.approx(7.4148e-9, rel=1e-4)  # 9
+
+
+def test_defaults() -> None:
+    """By default pauses begin below 6 s and end at half an hour, and nothing is given up."""
+    assert RetryPolicy() == RetryPolicy(base=3.0, cap=1800.0, max_attempts=None, max_elapsed=None)
+
+
+def test_the_longest_cap() -> None:
+    """Whatever is a finite number of seconds may be the cap."""
+    assert RetryPolicy(cap=sys.float_info.max).cap == sys.float_info.max
+
+
+def test_a_policy_is_a_value() -> None:
+    """A policy is equal to another of the same numbers, cannot be changed, and names all that it is given."""
+    policy = RetryPolicy(base=2.0)
+    assert policy == RetryPolicy(base=2.0)
+    with pytest.raises(AttributeError):
+        policy.base = 1.0  # type: ignore[misc]
+    assert not hasattr(policy, "__dict__")
+    with pytest.raises(TypeError, match="positional"):
+        RetryPolicy(2.0)  # type: ignore[call-arg]

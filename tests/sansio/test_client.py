@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from atom_sansio import AuthKey, ClientCore, Options, Reply, Response
+from atom_sansio import CLIENT_OPTIONS, AuthKey, ClientCore, Options, Reply, Response
 
 
 def core(**options: Any) -> ClientCore:
@@ -54,6 +54,11 @@ def test_which_key(options: dict[str, Any], explicit: str | None, used: str | No
     batch = it.put_events("s", ["x"], auth_key=key)
     assert auth(single.body) == (AuthKey(used).sign(b"x") if used else None)
     assert auth(batch.body) == (AuthKey(used).sign(b'["x"]') if used else None)
+
+
+def test_options() -> None:
+    """A client has these options and no others, whichever driver it is of."""
+    assert CLIENT_OPTIONS == ("endpoint", "auth_key", "auth_keys", "request_timeout", "transport")
 
 
 @pytest.mark.parametrize("stream", [None, [], {}, b"s"])

@@ -214,6 +214,44 @@ def test_late_and_nothing_lent() -> None:
     t.track("a", 6)
 
 
+@pytest.mark.parametrize(("lent", "decided"), [(1, 1), (0, 2)])
+def test_less_is_lent(lent: int, decided: int) -> None:
+    """What is lent shrinks just before an event is put in: only if nothing is left is that the core's concern."""
+    t = Tracker()
+    t.track("a", 1)
+    inlet = t._lanes["a"].inlet
+    t.interrupt(before=lambda: setattr(inlet, "max_size", lent))
+    t.track("a", 2)
+    assert t.decided == decided
+    assert t.arrived() == [1, 2]
+
+
+def test_late_counts_against_others() -> None:
+    """What came over the budget is counted at once, so that others find no more room than there is."""
+    t = Tracker(max_pending_events=4, max_batch_events=3, on_full="raise")
+    t.track("a", 1)
+    t.interrupt(before=lambda: [t.track("b", n) for n in (2, 3, 4)])
+    t.track("a", 5)
+    command = t.core.next_command(now=0.0)
+    assert isinstance(command, SendRequest)
+    t.core.response_received(command.batch_id, Reply(status=200, headers=(), body=b""), now=0.0, unit=0.0)
+    t.track("b", 6)
+    t.track("b", 7)
+    with pytest.raises(BacklogFull, match="4 events, 8 bytes are pending"):
+        t.track("b", 8)
+    assert sorted(t.arrived()) == [1, 5, 6, 7]
+
+
+def test_to_the_last_byte_lent() -> None:
+    """An event that just fits into what is lent is taken in without a decision, one that is longer is not."""
+    for event, decided in (("xx", 1), ("xxx", 2)):
+        t = Tracker()
+        t.track("a", "yy")
+        t._lanes["a"].inlet.max_size = 10
+        t.track("a", event)
+        assert t.decided == decided
+
+
 def test_late_within_another_call() -> None:
     """A handler that comes late during a call of the core leaves its event for the end of that call."""
     t = Tracker()

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from atom_sansio import AuthKey, Endpoint, Flush, encode_event
-from atom_sansio._cut import nth_line
 from atom_sansio._inlet import Inlet
 from atom_sansio._lane import Batch, Lane, split
 from atom_sansio._request import bulk_request
@@ -113,14 +112,6 @@ def test_a_lone_event_that_is_too_large() -> None:
         assert (batch.events, lane.waiting) == (1, 1)
 
 
-@given(st.lists(st.integers(0, 50), min_size=1, max_size=80), st.data())
-def test_nth_line(lengths: list[int], data: st.DataObject) -> None:
-    """The end of the first n lines, as counting one by one finds it."""
-    lines = b"".join(b"x" * length + b"\n" for length in lengths)
-    n = data.draw(st.integers(0, len(lengths)))
-    assert nth_line(lines, n, len(lengths)) == sum(lengths[:n]) + n
-
-
 @given(batches.filter(lambda items: len(items) > 1))
 def test_split(items: list[Any]) -> None:
     """Two halves that differ by one event at most, hold the same in order, and remember what had happened."""
@@ -216,19 +207,6 @@ def test_cut_oldest() -> None:
     assert not lane.empty
     lane.cut_oldest()
     assert (lane.empty, lane.since) == (True, None)
-
-
-def test_an_inlet_that_is_closed() -> None:
-    """Closing gives what is there, lets nothing more in, and gives what came all the same when asked again."""
-    inlet = Inlet(None, "s", 0.0, max_size=100, max_events=100)
-    inlet.append(b"1\n")
-    inlet.append(b"2\n")
-    assert (inlet.count(), inlet.close()) == (2, b"1\n2\n")
-    assert inlet.max_size < 0
-    assert inlet.max_events < 0
-    assert inlet.close() == b""
-    inlet.append(b"3\n")
-    assert inlet.close() == b"3\n"
 
 
 def test_nothing_is_no_segment() -> None:

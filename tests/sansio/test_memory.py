@@ -42,6 +42,20 @@ class TestAnswers:
         assert [reply.status for reply in replies] == [503, 429, 204, 200]
         assert [reply.body for reply in replies] == [b"", b"later", b'{"Status":"OK"}', b'{"Status":"OK"}']
 
+    def test_every_status(self) -> None:
+        """Every status of a final reply can be given, and those of a success alone have a body."""
+        recorder = Recorder(range(200, 600))
+        for status in range(200, 600):
+            body = b'{"Status":"OK"}' if status < 300 else b""
+            assert recorder.reply(bulk("s", status)) == Reply(status=status, headers=(), body=body)
+        assert recorder.events == [("s", status) for status in range(200, 300)]
+
+    def test_interim_reply(self) -> None:
+        """A reply that no collector gives accepts nothing."""
+        recorder = Recorder([Reply(status=199, headers=(), body=b"")])
+        recorder.reply(bulk("s", 1))
+        assert recorder.events == []
+
     def test_exception(self) -> None:
         """An exception is raised in place of a reply; the request is kept all the same."""
         broken = ConnectionFailed("gone")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import pickle
 from pathlib import Path
 from traceback import TracebackException
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 
@@ -41,6 +43,7 @@ def test_value_semantics() -> None:
     assert len({AuthKey("a"), AuthKey(b"a"), AuthKey("b")}) == 2
     assert AuthKey("a") != AuthKey("b")
     assert AuthKey("a") != "a"
+    assert AuthKey("a") == ANY  # which decides that itself
 
 
 def test_of_keeps_a_key() -> None:
@@ -58,6 +61,13 @@ def test_nothing_shows_the_key() -> None:
         assert key.fingerprint in text
     assert len(key.fingerprint) == 16
     assert key.fingerprint != AuthKey("other").fingerprint
+
+
+def test_fingerprints() -> None:
+    """A key has the same fingerprint in every process and version: what was written down by it is found again."""
+    fingerprint = hashlib.sha256(b"atom auth key\0k\xc3\xa9").hexdigest()[:16]
+    assert AuthKey("ké").fingerprint == AuthKey("ké".encode()).fingerprint == fingerprint
+    assert repr(AuthKey("ké")) == f"<AuthKey {fingerprint}>"
 
 
 def test_it_cannot_be_written_away() -> None:

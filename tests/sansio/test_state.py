@@ -14,6 +14,10 @@ from atom_sansio import (
     LaneInput,
     LaneState,
     LocalError,
+    Options,
+    Reply,
+    SendRequest,
+    TrackerCore,
     TrackerInput,
     TrackerState,
 )
@@ -24,6 +28,17 @@ TABLES: list[tuple[Any, type[Enum], type[Enum]]] = [
     (TRACKER_TRANSITIONS, TrackerState, TrackerInput),
     (LANE_TRANSITIONS, LaneState, LaneInput),
 ]
+WORDS: dict[str, dict[str, str]] = {
+    "open": {"track": "open", "flush": "open", "close": "draining", "abandon": "closed"},
+    "draining": {"flush": "draining", "close": "draining", "all settled": "closed", "abandon": "closed"},
+    "closed": {"flush": "closed", "close": "closed", "abandon": "closed"},
+    "filling": {"due": "ready"},
+    "ready": {"send": "in flight"},
+    "in flight": {"settled": "filling", "failed": "backing off", "key refused": "parked"},
+    "backing off": {"due": "ready"},
+    "parked": {"new key": "ready"},
+}
+"""The design, in the words that messages and diagrams use."""
 SWEEP = [(table, *pair) for table, states, inputs in TABLES for pair in product(states, inputs)]
 
 
@@ -36,6 +51,15 @@ def test_sweep(table: Any, state: Any, input_: Any) -> None:
     else:
         with pytest.raises(LocalError, match=f"^{input_.value} is not possible while {state.value}$"):
             advance(table, state, input_)
+
+
+def test_the_design() -> None:
+    """Both tables say what the design says, and no more."""
+    found: dict[str, dict[str, str]] = {}
+    for table, _, _ in TABLES:
+        for (state, input_), after in table.items():
+            found.setdefault(state.value, {})[input_.value] = after.value
+    assert found == WORDS
 
 
 @pytest.mark.parametrize("state", LaneState)
@@ -71,3 +95,18 @@ def test_closing_is_always_possible() -> None:
     for state in TrackerState:
         for input_ in (TrackerInput.FLUSH, TrackerInput.CLOSE, TrackerInput.ABANDON):
             assert (state, input_) in TRACKER_TRANSITIONS
+
+
+def test_what_is_asked_while_closing_does_not_end_it() -> None:
+    """A tracker that is flushed and closed again while it closes goes on until all is settled."""
+    core = TrackerCore(Options.read({"endpoint": "http://h/"}, {}, lambda name: None), source="s")
+    core.track("s", 1, now=0.0)
+    core.close(now=0.0)
+    core.flush(now=0.0)
+    core.close(now=0.0)
+    assert not core.closed
+    command = core.next_command(now=0.0)
+    assert isinstance(command, SendRequest)
+    core.response_received(command.batch_id, Reply(status=200, headers=(), body=b""), now=0.0, unit=0.0)
+    assert core.next_command(now=0.0) is None
+    assert core.closed

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -68,6 +70,7 @@ def test_table(expected: Verdict, status: int) -> None:
         ("Sun, 06 Nov 0000 08:49:37 GMT", 0.0),
         ("Sun, 06 Nov 1994 08:50:37 CET", 0.0),
         ("Sun, 06 Nov 1994 08:50:37 GMT and more", 0.0),
+        (", 06 Nov 1994 08:50:37 GMT", 0.0),
     ],
 )
 def test_retry_after(value: str | None, seconds: float) -> None:
@@ -75,11 +78,25 @@ def test_retry_after(value: str | None, seconds: float) -> None:
     assert retry_after(reply(value), unix_now=SINCE) == seconds
 
 
+@pytest.mark.parametrize("month", range(1, 13))
+def test_dates(month: int) -> None:
+    """A date is the same moment in each of the three forms, two digits of a year being of this century."""
+    moment = datetime(2026, month, 9, 1, 2, 3, tzinfo=timezone.utc)
+    name = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"][month - 1]
+    for text in (
+        f"Mon, 09 {name} 2026 01:02:03 GMT",
+        f"Monday, 09-{name}-26 01:02:03 GMT",
+        f"Mon {name}  9 01:02:03 2026",
+    ):
+        assert retry_after(reply(text), unix_now=moment.timestamp() - 100.0) == 100.0
+
+
 def test_the_servers_own_clock_counts() -> None:
     """A date is held against the reply's own Date, however wrong our clock is; an unreadable Date is none."""
     later = "Sun, 06 Nov 1994 08:51:37 GMT"
     own = reply(later, date="Sun, 06 Nov 1994 08:50:37 GMT")
     assert [retry_after(own, unix_now=now) for now in (0.0, SINCE, 4e9)] == [60.0, 60.0, 60.0]
+    assert retry_after(reply(later, date=" Sun, 06 Nov 1994 08:50:37 GMT "), unix_now=0.0) == 60.0
     assert retry_after(reply(later, date="today"), unix_now=SINCE) == 120.0
 
 
@@ -100,7 +117,10 @@ def test_any_retry_after(value: str, date: str | None, now: float) -> None:
         (reply(status=400, body=b"x" * 1000), "x" * 400),
         (reply(status=302, body=b"Moved", location="http://e/"), "redirected to http://e/"),
         (reply(status=302, location="http://e/\x1b" + "x" * 60_000), "redirected to http://e/ " + "x" * 390),
+        (reply(status=300, location="http://e/"), "redirected to http://e/"),
+        (reply(status=399, location="http://e/"), "redirected to http://e/"),
         (reply(status=302, body=b"Moved"), "Moved"),
+        (reply(status=299, body=b"no", location="http://e/"), "no"),
         (reply(status=400, body=b"no", location="http://e/"), "no"),
     ],
 )
