@@ -6,6 +6,7 @@ import inspect
 import logging
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
 import anyio
 import anyio.to_thread
@@ -22,8 +23,9 @@ MAX_HELD = 16 * 1024 * 1024
 class Reporter:
     """Calls ``on_loss`` one report at a time, in a task of its own that exists only while there are any.
 
-    A coroutine function is awaited; a plain function is called in a worker thread, so that one that blocks
-    holds up later reports and nothing else.  One that raises is logged, once for each type of exception.
+    A coroutine function is awaited; another function is called in a worker thread, so that one that blocks
+    holds up later reports and nothing else, and what it returns is awaited if that can be.  One that raises is
+    logged, once for each type of exception.
     """
 
     def __init__(self, on_loss: Callable[[Loss], object] | None, group: TaskGroup) -> None:
@@ -64,7 +66,10 @@ class Reporter:
                 report = self._waiting.popleft()
                 try:
                     await self._tell(report)
-                except Exception as error:  # whatever the callback does stays its own affair
+                # Whatever the callback does stays its own affair; that it raises what cancels a task, too.
+                except (Exception, SystemExit, anyio.get_cancelled_exc_class()) as error:
+                    if scope.cancel_called:
+                        raise
                     self._log_once(type(error), f"on_loss raised {type(error).__name__}", error)
                 self._held -= _size(report)
             untold, self._untold = self._untold, 0
@@ -92,12 +97,19 @@ class Reporter:
         elif inspect.iscoroutinefunction(self._on_loss):
             await self._on_loss(report.loss)
         else:
-            await anyio.to_thread.run_sync(self._on_loss, report.loss, abandon_on_cancel=True)
+            call = partial(_call, self._on_loss, report.loss)
+            (given,) = await anyio.to_thread.run_sync(call, abandon_on_cancel=True)
+            if inspect.isawaitable(given):
+                await given
 
     def _log_once(self, cause: object, message: str, error: BaseException | None = None) -> None:
         if cause not in self._logged:
             self._logged.add(cause)
             logger.error(message, exc_info=error)
+
+
+def _call(on_loss: Callable[[Loss], object], loss: Loss) -> tuple[object]:
+    return (on_loss(loss),)  # trio takes no awaitable from a thread, unless it is wrapped
 
 
 def _size(report: ReportLoss | ReportParked) -> int:

@@ -177,7 +177,7 @@ class Tracker(Intake):
             scope.cancel()
         self._notify_progress()
         while (report := self._pull()[0]) is not None:
-            await self._perform(report)
+            await self._perform(report, anyio.CancelScope())
         with anyio.CancelScope(deadline=until):
             await self._reporter.wait()
         self._reporter.close()
@@ -222,10 +222,10 @@ class Tracker(Intake):
 
     # -- senders --------------------------------------------------------------------------------------
 
-    async def _run(self) -> None:
+    async def _run(self, scope: anyio.CancelScope) -> None:
         """What a sender does: the next thing, until there is nothing left to do."""
         while (command := await self._next_command()) is not None:
-            await self._perform(command)
+            await self._perform(command, scope)
 
     def _pull(self) -> tuple[Command | None, float | None]:
         with self._lock:
@@ -252,7 +252,7 @@ class Tracker(Intake):
             self._wake()
         return command
 
-    async def _perform(self, command: Command) -> None:
+    async def _perform(self, command: Command, scope: anyio.CancelScope) -> None:
         if not isinstance(command, SendRequest):
             self._reporter.put(command)
             return
@@ -262,7 +262,10 @@ class Tracker(Intake):
             outcome = given
         except RemoteError as error:
             outcome = error
-        except Exception as error:  # a transport of the user's may raise anything
+        # A transport of the user's may raise anything; what cancels a task, too.
+        except (Exception, SystemExit, anyio.get_cancelled_exc_class()) as error:
+            if scope.cancel_called:
+                raise
             outcome = ConnectionFailed(f"the transport raised {type(error).__name__}: {error}")
         if not isinstance(outcome, (Reply, RemoteError)):
             outcome = ConnectionFailed(f"the transport gave a {type(outcome).__name__} for a Reply")
@@ -301,9 +304,11 @@ class Tracker(Intake):
         # Shielded, so that what is in flight when the program is cancelled can still be confirmed by stop().
         with anyio.CancelScope(shield=True) as scope:
             self._scopes.add(scope)
-            await self._run()
-        self._scopes.discard(scope)
-        self._senders -= 1
+            try:
+                await self._run(scope)
+            finally:
+                self._scopes.discard(scope)
+                self._senders -= 1
 
 
 def _check_timeout(timeout: float) -> float:

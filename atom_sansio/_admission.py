@@ -36,6 +36,7 @@ class Admission:
         self._ledger = ledger
         self._losses = losses
         self._keys = dict(options.auth_keys)
+        self._some_unused = False  # whether a lane may have been lent more than it uses
         self._ages = Ages() if options.on_full is OnFull.DROP_OLDEST else None
         self.max_bytes = options.max_batch_bytes
         """Of a batch's body; lower once the collector said 413."""
@@ -78,6 +79,8 @@ class Admission:
         want_bytes = full_size if lane.closed else min(full_size, max(_LEAST_LENT, 2 * (len(inlet.lines) + size)))
         self._ledger.lend(inlet, size, want_bytes=want_bytes, want_events=max_events)
         inlet.append(line)
+        if inlet.lent_bytes > len(inlet.lines) or inlet.lent_events > inlet.events:
+            self._some_unused = True
         if inlet.events >= max_events or len(inlet.lines) >= full_size:
             return min(when, self._close_full(lane))
         inlet.max_events = min(inlet.lent_events, max_events - 1)  # the last of a batch comes here
@@ -128,7 +131,10 @@ class Admission:
     # -- room -----------------------------------------------------------------------------------------
 
     def _take_back_unused(self) -> None:
-        """Let inlets keep only as much of the budget as they use."""
+        """Let inlets keep only as much of the budget as they use; again and again it costs nothing."""
+        if not self._some_unused:
+            return
+        self._some_unused = False
         for lane in self._schedule:
             if lane.inlet.max_size > 0:
                 lane.inlet.max_size = 0

@@ -161,10 +161,11 @@ def _parse(name: str, variable: str, text: str, resolve: Callable[[str], Any]) -
     import json  # not before it is needed
 
     try:
-        value = json.loads(text)
+        value, wrong = json.loads(text), False
     except (ValueError, RecursionError):
-        # Not chained: a JSON error carries the text, which may hold keys.
-        raise ValueError(f"{variable} must be {_SPELLING.get(name, 'a number')}") from None
+        value, wrong = None, True
+    if wrong:  # not raised above: a JSON error carries the text, which may hold keys, and would be its context
+        raise ValueError(f"{variable} must be {_SPELLING.get(name, 'a number')}")
     if name == "retry":
         try:
             return RetryPolicy(**value)

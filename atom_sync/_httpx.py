@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from time import monotonic
 from typing import Any
 
@@ -36,6 +37,7 @@ class HttpxTransport:
                 raise TypeError(f"{name} is not an option of HttpxTransport")
         self._options = client_options
         self._client = httpx.Client(**client_options)
+        self._pid = os.getpid()
         self._inherited: list[httpx.Client] = []
 
     def send(self, request: Request, *, timeout: float) -> Reply:
@@ -48,6 +50,8 @@ class HttpxTransport:
 
         deadline = monotonic() + timeout
         peer = f"{request.origin.host}:{request.origin.port}"
+        if self._pid != os.getpid():
+            self.reset_after_fork()  # a Client, which unlike a Tracker is not told of it, was there before
         if self._client.is_closed:
             raise ConnectionFailed("the transport is closed")
         body = bytearray()
@@ -89,3 +93,4 @@ class HttpxTransport:
 
         self._inherited.append(self._client)
         self._client = httpx.Client(**self._options)
+        self._pid = os.getpid()

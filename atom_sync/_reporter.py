@@ -28,6 +28,7 @@ class Reporter:
         self._waiting: deque[ReportLoss | ReportParked] = deque()
         self._changed = threading.Condition()
         self._running = False
+        self._teller: int | None = None  # the thread that calls on_loss
         self._held = 0
         self._untold = 0
         self._logged: set[object] = set()
@@ -61,12 +62,13 @@ class Reporter:
             self._on_loss = None
 
     def wait(self, until: float) -> None:
-        """Wait until all is told, but not past *until*."""
+        """Wait until all is told, but not past *until*; if ``on_loss`` itself asks, there is nothing to wait for."""
         with self._changed:
-            while self._running and self._clock.now() < until:
+            while self._teller != threading.get_ident() and self._running and self._clock.now() < until:
                 self._clock.wait(self._changed, until)
 
     def _run(self) -> None:
+        self._teller = threading.get_ident()
         while (report := self._next()) is not None:
             try:
                 self._tell(report)
@@ -83,6 +85,7 @@ class Reporter:
                 untold, self._untold = self._untold, 0
                 if not untold:
                     self._running = False
+                    self._teller = None
                     self._clock.notify_all(self._changed)
                     return None
             _log(f"on_loss is slower than losses come: it was not told of {untold}, which statistics() counts")

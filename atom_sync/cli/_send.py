@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, TYPE_CHECKING, cast
 
 import click
 import orjson
@@ -22,6 +22,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from atom_sansio import BacklogFull, EventError, Loss, element_texts
 from atom_sansio._request import check_stream
 from atom_sync import Tracker
+
+if TYPE_CHECKING:
+    from atom_sansio import TrackerOptions
 
 PROBLEMS_SHOWN = 20
 """Bad lines whose numbers are printed; the rest is counted."""
@@ -72,7 +75,11 @@ def send(file: Path, stream: str, endpoint: str, auth_key_env: str | None, timeo
         lost[f"{loss.reason.value}{status}: {loss.message}"] += loss.count
 
     try:
-        tracker = Tracker(endpoint, auth_key=key, block_timeout=timeout, on_loss=on_loss)
+        # For this stream, since a key of the environment's for all or for this one must not go before it.
+        options: TrackerOptions = {"block_timeout": timeout, "on_loss": on_loss}
+        if key is not None:
+            options["auth_keys"] = {stream: key}
+        tracker = Tracker(endpoint, **options)
     except (TypeError, ValueError) as error:
         raise click.ClickException(str(error)) from None
     job = _Job(tracker, stream, timeout)

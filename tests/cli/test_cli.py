@@ -303,3 +303,10 @@ def test_the_demo_needs_every_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     result = CliRunner().invoke(atom_events, ["demo"])
     assert result.exit_code == 1
     assert "pip install 'atom-events[all]'" in result.output
+
+
+def test_the_key_given_goes_first(collector: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key that the environment holds for the stream does not go before the one that is named."""
+    monkeypatch.setenv("ATOM_AUTH_KEYS", json.dumps({"commits": "a wrong one"}))
+    result = send(collector, "-", stdin=b'{"id":1}\n')
+    assert result.exit_code == 0, result.output

@@ -1,0 +1,115 @@
+"""Callbacks and transports that raise what ends tasks and programs, or that give back something to be awaited."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+import atom_anyio
+import atom_sync
+from atom_sansio import Loss, Reply, Request, RetryPolicy
+
+ENDPOINT = "http://collector.example"
+
+
+async def _deliver(**options: Any) -> atom_anyio.Tracker:
+    async with atom_anyio.Tracker(ENDPOINT, max_batch_events=1, **options) as tracker:
+        for stream in "ab":
+            await tracker.track(stream, 1)
+        await tracker.flush()
+    return tracker
+
+
+@pytest.mark.anyio
+async def test_system_exit_from_on_loss(caplog: pytest.LogCaptureFixture) -> None:
+    """SystemExit from a callback, plain or of a task, is logged, and no program ends by it."""
+
+    async def of_a_task(loss: Loss) -> None:
+        raise SystemExit(3)
+
+    def plain(loss: Loss) -> None:
+        raise SystemExit(3)
+
+    for on_loss in (of_a_task, plain):
+        caplog.clear()
+        transport = atom_anyio.MemoryTransport([400, 400])
+        tracker = await _deliver(transport=transport, on_loss=on_loss)
+        assert [record.getMessage() for record in caplog.records] == ["on_loss raised SystemExit"]
+        assert sum(tracker.statistics().lost.values()) == 2
+
+
+def test_a_cancelled_task_in_on_loss(caplog: pytest.LogCaptureFixture) -> None:
+    """A callback that awaits a task that was cancelled raises what cancels tasks; the program is not ended by that."""
+
+    async def on_loss(loss: Loss) -> None:
+        task = asyncio.ensure_future(asyncio.sleep(60))
+        task.cancel()
+        await task
+
+    async def main() -> str:
+        transport = atom_anyio.MemoryTransport([400, 400])
+        await _deliver(transport=transport, on_loss=on_loss)
+        return "went on"
+
+    assert anyio.run(main) == "went on"
+    assert [record.getMessage() for record in caplog.records] == ["on_loss raised CancelledError"]
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError, SystemExit])
+def test_a_transport_that_cancels(error: type[BaseException]) -> None:
+    """A transport that raises it has failed, and its batch goes again."""
+    inner = atom_anyio.MemoryTransport()
+    failed = []
+
+    class Cancelling:
+        async def send(self, request: Request, *, timeout: float) -> Reply:
+            if not failed:
+                failed.append(request)
+                raise error
+            return await inner.send(request, timeout=timeout)
+
+        async def aclose(self) -> None:
+            pass
+
+    async def main() -> atom_anyio.Tracker:
+        return await _deliver(transport=Cancelling(), retry=RetryPolicy(base=0.001, cap=0.001))
+
+    statistics = anyio.run(main).statistics()
+    assert (statistics.delivered, statistics.failures) == (2, 1)
+
+
+@pytest.mark.anyio
+async def test_an_awaitable_from_on_loss() -> None:
+    """What a callback gives back is awaited if that can be, though it is no coroutine function."""
+    told = []
+
+    async def tell(loss: Loss) -> None:
+        await anyio.lowlevel.checkpoint()
+        told.append(loss.count)
+
+    class Callback:
+        async def __call__(self, loss: Loss) -> None:
+            await tell(loss)
+
+    for on_loss in (lambda loss: tell(loss), Callback()):
+        await _deliver(transport=atom_anyio.MemoryTransport([400]), on_loss=on_loss)
+    assert told == [1, 1]
+
+
+def test_stop_in_on_loss() -> None:
+    """A callback of threads may stop the tracker, which then does not wait for the callback."""
+    done = threading.Event()
+
+    def on_loss(loss: Loss) -> None:
+        tracker.stop(600)
+        done.set()
+
+    tracker = atom_sync.Tracker(ENDPOINT, transport=atom_sync.MemoryTransport([400]), on_loss=on_loss)
+    tracker.track("s", 1)
+    tracker.flush()
+    assert done.wait(60)
