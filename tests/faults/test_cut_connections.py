@@ -16,15 +16,17 @@ from urllib.parse import urlsplit
 import pytest
 from interrupted_programs import PATIENCE, arrived, stats
 from scripted_servers import Peer, Server
-from trackers import DRIVERS, open_tracker
+from trackers import DRIVERS, open_tracker, when_asked_for
 
 from atom_anyio import StreamTransport
 from atom_anyio.collector import Collector
 from atom_sansio import RetryPolicy, Statistics
 from atom_sync import SocketTransport
 
-EVERY: Final = int(os.environ.get("ATOM_FAULTS_EVERY", "5"))
-"""Every how many bytes there is a cut; 1 for all of them, which takes minutes while coverage is measured."""
+EVERY: Final = int(os.environ.get("ATOM_FAULTS_EVERY", "1"))
+"""Every how many bytes there is a cut; 1 for all of them."""
+
+pytestmark = when_asked_for
 
 AT_ONCE: Final = RetryPolicy(base=1e-6, cap=1e-6)
 

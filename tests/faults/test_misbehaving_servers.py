@@ -23,7 +23,7 @@ import pytest
 import trustme
 from interrupted_programs import PATIENCE, wait_until
 from scripted_servers import Peer, Server
-from trackers import DRIVERS, open_tracker
+from trackers import DRIVERS, open_tracker, when_asked_for
 
 import atom_anyio
 import atom_sync
@@ -35,6 +35,8 @@ FOR_EVER: Final = 10 * PATIENCE
 SOON: Final = 0.25
 """A request's time where it has to run out."""
 KEY: Final = "canary-5ecret"
+
+pytestmark = when_asked_for
 
 Act: TypeAlias = Callable[[Peer], object]
 

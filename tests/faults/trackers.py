@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 import atom_anyio
@@ -13,6 +15,11 @@ import atom_sync
 from atom_sansio import FlushResult, Statistics
 
 DRIVERS = ["threads", "asyncio", "trio"]
+
+when_asked_for = pytest.mark.skipif(
+    "ATOM_FAULTS_EVERY" not in os.environ, reason="takes a minute, and several while coverage is measured"
+)
+"""For tests with ``ATOM_FAULTS_EVERY=1``: every how many of the faults that come in hundreds are tried."""
 
 
 class TaskTracker:
