@@ -90,7 +90,6 @@ def _interrupted(call: Callable[[], object], n: int, action: Callable[[], object
         return trace
 
     def run() -> None:
-        sys._getframe().f_trace_opcodes = True  # CPython 3.12 wants to be told before
         sys.settrace(trace)
         call()
 
@@ -100,6 +99,9 @@ def _interrupted(call: Callable[[], object], n: int, action: Callable[[], object
     return count >= n
 
 
+@pytest.mark.skipif(
+    sys.version_info[:2] == (3, 12), reason="CPython 3.12.1 traces no instructions at first, or crashes"
+)
 @pytest.mark.parametrize("waiters", [1, 2, 3])
 @pytest.mark.parametrize("notify", [Clock.notify, Clock.notify_all])
 def test_notify_interrupts_notify(notify: Any, waiters: int) -> None:

@@ -40,7 +40,6 @@ def interrupted(call: Callable[[], T], handler: Callable[[], object], after: int
         return local
 
     before = sys.gettrace()
-    sys._getframe().f_trace_opcodes = True  # CPython 3.12 wants to be told before
     sys.settrace(enter)
     try:
         return call()
