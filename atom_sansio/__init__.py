@@ -13,6 +13,7 @@ from ._encode import encode_event
 from ._endpoint import Endpoint
 from ._errors import (
     AtomError,
+    BacklogError,
     BacklogFull,
     ConnectionFailed,
     EventError,
@@ -24,15 +25,28 @@ from ._errors import (
     RequestTimeout,
     TrackerClosed,
 )
-from ._flush import Flush
+from ._flush import Flush, Receipt
 from ._intake import Intake
+from ._kept import (
+    DeadLetter,
+    KeptBatch,
+    KeptRecords,
+    Level,
+    LoadBatch,
+    Mark,
+    Records,
+    Recovered,
+    UpdateBacklog,
+)
 from ._messages import (
     JSON,
+    BacklogCommand,
     Command,
     FlushResult,
     Loss,
     LossReason,
     Origin,
+    Outcome,
     Reply,
     ReportLoss,
     ReportParked,
@@ -42,6 +56,7 @@ from ._messages import (
     Statistics,
 )
 from ._options import OnFull, Options, TrackerOptions
+from ._recording import Record, RecordState
 from ._request import SDK_VERSION
 from ._sign import AuthKey
 from ._state import (
@@ -70,11 +85,14 @@ __all__ = [
     "TRACKER_TRANSITIONS",
     "AtomError",
     "AuthKey",
+    "BacklogCommand",
+    "BacklogError",
     "BacklogFull",
     "ClientCore",
     "ClientOptions",
     "Command",
     "ConnectionFailed",
+    "DeadLetter",
     "Endpoint",
     "EventError",
     "EventTooLarge",
@@ -83,16 +101,27 @@ __all__ = [
     "FlushResult",
     "HttpConnection",
     "Intake",
+    "KeptBatch",
+    "KeptRecords",
     "Keyring",
     "LaneInput",
     "LaneState",
+    "Level",
+    "LoadBatch",
     "LocalError",
     "Loss",
     "LossReason",
+    "Mark",
     "OnFull",
     "Options",
     "Origin",
+    "Outcome",
+    "Receipt",
+    "Record",
+    "RecordState",
     "Recorder",
+    "Records",
+    "Recovered",
     "Refused",
     "RemoteError",
     "Reply",
@@ -111,6 +140,7 @@ __all__ = [
     "TrackerInput",
     "TrackerOptions",
     "TrackerState",
+    "UpdateBacklog",
     "Verdict",
     "answer",
     "backoff",

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterator
 from math import inf
 from typing import Final
 
-from ._cut import escaped_size
+from ._cut import escaped_size, pieces
 from ._errors import BacklogFull, EventTooLarge
-from ._inlet import NO_INLET, Inlet
+from ._flush import Receipt
+from ._inlet import NO_INLET, Inlet, Segment, count_lines
+from ._keeper import Keeper
+from ._kept import KeptRecords
 from ._lane import Batch, Lane
 from ._ledger import Ledger
 from ._losses import Losses
 from ._messages import LossReason
 from ._options import OnFull, Options
+from ._recording import Record
 from ._request import check_stream
 from ._schedule import Ages, Schedule
 from ._sign import AuthKey
-from ._state import LaneState
+from ._state import LaneInput, LaneState
 
 _LEAST_LENT: Final = 8192
 """Bytes that a lane is lent of the budget with its first event, if there is plenty; with more, more."""
@@ -28,18 +34,31 @@ _NO_ROOM: Final = "the pending budget has no room"
 
 
 class Admission:
-    """Takes in the events that an :class:`Intake` leaves to be decided about."""
+    """Takes in the events that an :class:`Intake` leaves to be decided about, and makes batches of them."""
 
-    def __init__(self, options: Options, schedule: Schedule, ledger: Ledger, losses: Losses) -> None:
+    def __init__(
+        self,
+        options: Options,
+        schedule: Schedule,
+        ledger: Ledger,
+        losses: Losses,
+        keeper: Keeper | None,
+        ids: Iterator[str],
+    ) -> None:
         self._options = options
         self._schedule = schedule
         self._ledger = ledger
         self._losses = losses
+        self._keeper = keeper
+        self._ids = ids
+        self._spilled: deque[tuple[Lane, Batch]] = deque()
         self._keys = dict(options.auth_keys)
         self._some_unused = False  # whether a lane may have been lent more than it uses
         self._ages = Ages() if options.on_full is OnFull.DROP_OLDEST else None
         self.max_bytes = options.max_batch_bytes
         """Of a batch's body; lower once the collector said 413."""
+        self.woken = False
+        """Whether a lane may send now that could not, since this was last set to False."""
 
     def learn_max_bytes(self, refused: int) -> None:
         """The collector takes no body of *refused* bytes."""
@@ -49,31 +68,109 @@ class Admission:
         """Sign what comes for *stream* without a key of its own with *key*."""
         self._keys[stream] = key
 
-    def accept(self, stream: str, line: bytes, auth_key: AuthKey | None, now: float) -> float:
+    def key_of(self, stream: str, fingerprint: str | None) -> AuthKey | None:
+        """The key of that fingerprint, if it was given."""
+        keys = (self._keys.get(stream), self._options.auth_key, *self._keys.values())
+        return next((key for key in keys if key is not None and key.fingerprint == fingerprint), None)
+
+    def is_plain(self, stream: str, fingerprint: str | None) -> bool:
+        """Whether events of *stream* that come without a key of their own have one of that fingerprint."""
+        key = self._keys.get(stream, self._options.auth_key)
+        return fingerprint == (None if key is None else key.fingerprint)
+
+    def rekey(self, lane: Lane, key: AuthKey) -> None:
+        """Sign *lane* with *key* from now on."""
+        records = self._keeper is not None and self._keeper.records
+        if records:
+            # The records of two lanes would be told apart no longer.  So both have none, and one of them gets more.
+            self.seal(lane)
+            other = self._schedule.find(lane.stream, key)
+            if other is not None and other is not lane:
+                self.seal(other)
+        self._schedule.rekey(lane, key, take_over=records)
+
+    def accept(
+        self, stream: str, line: bytes, auth_key: AuthKey | None, now: float, receipt: Receipt | None = None
+    ) -> float:
         """Take an event in; return when there is something to do for it, minus infinity for now, infinity for never.
 
         Raises:
             EventTooLarge, BacklogFull, TypeError, ValueError: see :meth:`TrackerCore.track`; nothing was accepted.
         """
         lane = self._lane(stream, auth_key)
-        size = len(line)
-        sure_size = (self._options.max_batch_bytes - lane.envelope) // 2  # fits however it is escaped
-        if size > sure_size:
-            self._check_size(lane, line)
+        self._check_size(lane, line)
         when = inf
+        if lane.inlet.lines and len(lane.inlet.lines) + len(line) > lane.full_size(self.max_bytes):
+            when = self._close_full(lane)
+        if not self._ledger.has_room(len(line)):
+            self._take_back_unused()
+            if not self._ledger.has_room(len(line)):
+                when = -inf
+                if not self._make_room(lane, line, now, receipt):
+                    return when
+        when = min(when, self._put_in(lane, line, now))
+        if receipt is not None:
+            lane.join_receipt(receipt)
+        return when
+
+    def admit(
+        self,
+        stream: str,
+        line: bytes,
+        auth_key: AuthKey | None,
+        now: float,
+        *,
+        waits: bool,
+        receipt: Receipt | None = None,
+    ) -> Record | None:
+        """Reserve room for an event that has a record first; None when it was dropped.
+
+        Raises:
+            EventTooLarge, BacklogFull, TypeError, ValueError: as :meth:`accept`.
+        """
+        lane = self._lane(stream, auth_key)
+        self._check_size(lane, line)
+        if not self._ledger.has_room(len(line)):
+            if not self._make_room(lane, line, now, receipt):
+                return None
+            self.woken = True  # somebody has to tell what was dropped
+            if lane.empty and lane in self._schedule:  # what it held was dropped for this one, which comes later
+                self._schedule.remove(lane)
+        self._ledger.reserve(len(line))
+        return Record(stream, line, auth_key, now, lane, waits, receipt)
+
+    def lane_of(self, record: Record) -> Lane:
+        """Which lane the event of *record* goes to, now."""
+        lane = record.lane
+        if lane is not self._schedule.at(lane.address) or lane.key is None:  # it may not be the one any more
+            lane = record.lane = self._lane(record.stream, record.auth_key)
+        return lane
+
+    def enter(self, record: Record) -> float:
+        """Take the event of *record* in, for which room is reserved; return as :meth:`accept`."""
+        lane = self.lane_of(record)
+        size = len(record.line)
         full_size = lane.full_size(self.max_bytes)
+        when = inf
         if lane.inlet.lines and len(lane.inlet.lines) + size > full_size:
             when = self._close_full(lane)
-        if not self._ledger.has_room(size):
-            self._take_back_unused()
-            if not self._ledger.has_room(size):
-                when = -inf
-                if not self._make_room(lane, line, now):
-                    return when
+        if lane.inlet is NO_INLET:
+            when = min(when, self._open_inlet(lane, record.now))
         inlet = lane.inlet
-        if inlet is NO_INLET:
-            inlet = lane.inlet = Inlet(self._ledger, stream, now)
-            when = min(when, self._begin_to_wait(lane, now))
+        self._ledger.use_reserved(inlet, size)
+        inlet.append(record.line)
+        if record.receipt is not None:
+            lane.join_receipt(record.receipt)
+        if inlet.events >= self._options.max_batch_events or len(inlet.lines) >= full_size:
+            return min(when, self._close_full(lane))
+        return when
+
+    def _put_in(self, lane: Lane, line: bytes, now: float) -> float:
+        """Put an event in for which there is room."""
+        size = len(line)
+        when = self._open_inlet(lane, now) if lane.inlet is NO_INLET else inf
+        full_size = lane.full_size(self.max_bytes)
+        inlet = lane.inlet
         inlet.max_size = 0  # nobody else appends to it just now
         max_events = self._options.max_batch_events
         want_bytes = full_size if lane.closed else min(full_size, max(_LEAST_LENT, 2 * (len(inlet.lines) + size)))
@@ -84,23 +181,34 @@ class Admission:
         if inlet.events >= max_events or len(inlet.lines) >= full_size:
             return min(when, self._close_full(lane))
         inlet.max_events = min(inlet.lent_events, max_events - 1)  # the last of a batch comes here
+        sure_size = (self._options.max_batch_bytes - lane.envelope) // 2  # fits however it is escaped
         inlet.max_size = min(inlet.lent_bytes, full_size, len(inlet.lines) + sure_size)
         return when
 
+    def _open_inlet(self, lane: Lane, now: float) -> float:
+        lane.inlet = Inlet(self._ledger, lane.stream, now)
+        return self._begin_to_wait(lane, now)
+
     def _lane(self, stream: str, auth_key: AuthKey | None) -> Lane:
         """The lane of an event; a new one is scheduled once it holds the event."""
+        if auth_key is None and type(stream) is str and (found := self._schedule.by_stream.get(stream)) is not None:
+            return found
         check_stream(stream)
         check_key(auth_key)
-        if auth_key is None and stream in self._schedule.by_stream:
-            return self._schedule.by_stream[stream]
         key = auth_key or self._keys.get(stream, self._options.auth_key)
         lane = self._schedule.find(stream, key) or Lane(stream, key, pinned=True)
+        if lane.key is None and key is not None:  # what the backlog held of it has waited for this key
+            lane.key = key
+            self._schedule.make_ready(lane, LaneInput.NEW_KEY)
+            self.woken = True
         if auth_key is None:
             lane.pinned = False
             self._schedule.unpin(lane)
         return lane
 
     def _check_size(self, lane: Lane, line: bytes) -> None:
+        if len(line) <= (self._options.max_batch_bytes - lane.envelope) // 2:  # fits however it is escaped
+            return
         size = lane.envelope + escaped_size(line)
         if size > self._options.max_batch_bytes:
             raise EventTooLarge(
@@ -123,10 +231,94 @@ class Admission:
     def _close_full(self, lane: Lane) -> float:
         """The lane has another full batch; return whether it may be sent now and could not before."""
         lane.close_inlet(full=True)
+        if self._keeper is not None and self.resident > self._keeper.window:
+            self._spill(lane)
+            return -inf
         if lane.state is not LaneState.FILLING:
             return inf
         self._schedule.make_ready(lane)
         return -inf
+
+    # -- batches --------------------------------------------------------------------------------------
+
+    def next_batch(self, lane: Lane) -> Batch:
+        """Make the next batch of *lane*, to be sent."""
+        if lane.inlet.lines and not (lane.closed and (lane.closed[0].full or lane.closed[-1].full)):
+            lane.close_inlet()  # it goes with what is due before it
+        batch = self._cut(lane)
+        lane.batches = [batch]
+        return batch
+
+    def seal(self, lane: Lane) -> None:
+        """Make batches of all that waits in *lane*, to be kept and then sent."""
+        assert self._keeper is not None
+        if lane.inlet.lines:
+            lane.close_inlet()
+        sealed = []
+        while lane.closed:
+            batch = self._cut(lane, send=False)
+            batch.spilled = True
+            sealed.append(batch)
+            if self._ages is not None:
+                self._spilled.append((lane, batch))
+        if sealed:
+            lane.batches[:0] = reversed(sealed)
+            if lane.state is LaneState.FILLING:
+                self._schedule.make_ready(lane)
+
+    def seal_all(self) -> None:
+        """:meth:`seal` every lane."""
+        for lane in self._schedule:
+            self.seal(lane)
+
+    def restore_records(self, lane: Lane, records: KeptRecords, now: float) -> None:
+        """Make batches of what there were records of."""
+        assert self._keeper is not None
+        size = lane.full_size(self.max_bytes)
+        lane.closed = deque(
+            Segment(lines, count_lines(lines), now, full=False, due=True) for lines in pieces(records.lines, size)
+        )
+        restored = []
+        while lane.closed:
+            batch = self._take(lane, send=False)
+            batch.spilled = True
+            restored.append(batch)
+            self._ledger.restore(batch.events, batch.size)
+        self._keeper.put_restored(lane, restored, records.marks)
+        self.add_kept(lane, restored)
+
+    def add_kept(self, lane: Lane, batches: list[Batch]) -> None:
+        """Let *batches*, which are or will be kept, be the next of *lane*."""
+        lane.batches[:0] = reversed(batches)
+        if self._ages is not None:
+            self._spilled.extend((lane, batch) for batch in batches)
+
+    def _cut(self, lane: Lane, *, send: bool = True) -> Batch:
+        batch = self._take(lane, send=send)
+        if self._keeper is not None:
+            self._keeper.seal(lane, batch.events)
+            self._keeper.put(lane, batch)
+        return batch
+
+    def _take(self, lane: Lane, *, send: bool) -> Batch:
+        max_events = self._options.max_batch_events
+        batch = lane.take(next(self._ids), max_events=max_events, max_bytes=self.max_bytes, send=send)
+        if self._keeper is not None:
+            batch.place = self._keeper.next_place()
+        return batch
+
+    @property
+    def resident(self) -> int:
+        """Bytes of pending events in memory."""
+        return self._ledger.pending_bytes - (0 if self._keeper is None else self._keeper.away)
+
+    def _spill(self, lane: Lane) -> None:
+        """Memory is short: have what waits in *lane* kept; in all lanes, if there are many that hold little each."""
+        assert self._keeper is not None
+        if self.resident > 2 * self._keeper.window and self._keeper.idle:
+            self.seal_all()
+        else:
+            self.seal(lane)
 
     # -- room -----------------------------------------------------------------------------------------
 
@@ -140,15 +332,21 @@ class Admission:
                 lane.inlet.max_size = 0
                 self._ledger.take_back(lane.inlet, used_bytes=len(lane.inlet.lines), used_events=lane.inlet.count())
 
-    def _make_room(self, lane: Lane, line: bytes, now: float) -> bool:
+    def _make_room(self, lane: Lane, line: bytes, now: float, receipt: Receipt | None) -> bool:
         """Whether *line* may be accepted after all; False when it was dropped.
 
         Raises:
             BacklogFull: neither, and ``on_full`` leaves that to the caller.
         """
-        while self._ages and (victim := self._ages.oldest()):
-            oldest = Batch("", victim.cut_oldest(), 1)
-            self._losses.lose(victim, oldest, LossReason.BACKLOG_FULL, None, _NO_ROOM, now=now, after=victim.batched)
+        while self._ages is not None and self._drop_spilled(lane, now):
+            if self._ledger.has_room(len(line)):
+                return True
+        while self._ages is not None and (victim := self._ages.oldest()):
+            oldest = Batch.of("", victim.cut_oldest(), 1)
+            if self._keeper is not None:
+                self._keeper.seal(victim, 1)
+            after = victim.batched if victim.flushes else 0
+            self._losses.lose(victim, oldest, LossReason.BACKLOG_FULL, None, _NO_ROOM, now=now, after=after)
             if victim.since is None:
                 victim.close_inlet()  # the next event begins to wait anew, and nobody may append to a lane that is gone
                 if victim.empty and victim is not lane:
@@ -161,7 +359,26 @@ class Admission:
         if self._options.on_full in (OnFull.BLOCK, OnFull.RAISE):
             events, size = self._ledger.pending, self._ledger.pending_bytes
             raise BacklogFull(f"{_NO_ROOM}: {events} events, {size} bytes are pending")
-        self._losses.lose_at_once(lane.stream, line, LossReason.BACKLOG_FULL, _NO_ROOM, now=now)
+        self._losses.lose_at_once(lane.stream, line, LossReason.BACKLOG_FULL, _NO_ROOM, now=now, receipt=receipt)
+        return False
+
+    def _drop_spilled(self, lane: Lane, now: float) -> bool:
+        """Drop the oldest batch that was never to be sent yet; return whether there was one."""
+        while self._spilled:
+            victim, batch = self._spilled.popleft()
+            if (
+                batch.settled
+                or batch.attempts
+                or (batch is victim.batches[-1] and victim.state is LaneState.AT_BACKLOG)
+            ):
+                continue
+            position = victim.batches.index(batch)
+            after = sum(other.events for other in victim.batches[position + 1 :]) if victim.flushes else 0
+            del victim.batches[position]
+            self._losses.lose(victim, batch, LossReason.BACKLOG_FULL, None, _NO_ROOM, now=now, after=after)
+            if victim.empty and victim is not lane:
+                self._schedule.remove(victim)
+            return True
         return False
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from ._request import quote
 
 _SAMPLE = 4096
@@ -36,6 +38,15 @@ def longest_fit(lines: bytes, events: int, *, max_events: int, max_bytes: int) -
             position = position or cut  # alone it does not fit, but something must be taken
             break
     return position, events if position == len(lines) else lines.count(b"\n", 0, position)
+
+
+def pieces(lines: bytes, size: int) -> Iterator[bytes]:
+    """*lines* in pieces of whole lines, of at most *size* bytes unless a line alone is longer."""
+    position = 0
+    while position < len(lines):
+        end = lines.rfind(b"\n", position, position + size) + 1 or lines.index(b"\n", position) + 1
+        yield lines[position:end]
+        position = end
 
 
 def escaped_growth(sample: bytes | bytearray) -> float:

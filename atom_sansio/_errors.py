@@ -7,7 +7,8 @@
     │   ├── EventError            also a ValueError: the event cannot be sent as strict JSON
     │   │   ├── EventTypeError    also a TypeError: a value of a type that JSON does not have
     │   │   └── EventTooLarge     not even alone does the event fit into one request
-    │   ├── BacklogFull           no room within the pending budget
+    │   ├── BacklogFull           no room within the pending budget, or on the disk
+    │   ├── BacklogError          a backlog on disk cannot be opened
     │   └── TrackerClosed         the tracker takes no more events
     └── RemoteError               the service's or the network's doing
         ├── ConnectionFailed      no connection, or it broke
@@ -39,7 +40,14 @@ class EventTooLarge(EventError):
 
 
 class BacklogFull(LocalError):
-    """The event does not fit into what may be pending (``max_pending_bytes``, ``max_pending_events``)."""
+    """The event does not fit into what may be pending (``max_pending_bytes``, ``max_pending_events``).
+
+    With a backlog, also: its record cannot be written.
+    """
+
+
+class BacklogError(LocalError):
+    """The backlog on disk cannot be opened."""
 
 
 class TrackerClosed(LocalError):

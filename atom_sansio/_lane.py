@@ -6,14 +6,18 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from ._cut import escaped_growth, longest_fit, nth_line
-from ._flush import Flush, FlushShare
+from ._flush import Flush, FlushShare, Receipt, ReceiptShare
 from ._inlet import NO_INLET, Inlet, Segment, count_lines
+from ._messages import Loss
 from ._request import array_text, envelope, envelope_size, quote
 from ._sign import AuthKey
 from ._state import LANE_TRANSITIONS, LaneInput, LaneState, advance
 
 _SAMPLE = 4096
 """Bytes of waiting events from which the growth of the first batch is guessed."""
+
+_MANY_FLUSHES = 8
+"""Of a lane; from here on those that are done are forgotten with each batch, not with the next flush."""
 
 _FILL = 0.99
 """Of a body's room, what a segment is meant to take.  Events that are much alike do not differ by more."""
@@ -24,9 +28,12 @@ class Batch:
     """Some events of one lane that are sent, retried and settled together."""
 
     batch_id: str
-    lines: bytes = field(repr=False)
-    """The encoded events, a line each; the body is a function of these and the lane's key alone."""
+    lines: bytes | None = field(repr=False)
+    """The encoded events, a line each; the body is a function of these and the lane's key alone.  None when they are
+    in the backlog alone."""
     events: int
+    size: int
+    """Bytes of its events."""
     attempts: int = 0
     """How many times its events were sent, in this batch or in one that it was split off."""
     failures: int = 0
@@ -39,6 +46,26 @@ class Batch:
     """What came of the last attempt, in words, if it was for nothing."""
     stale_retry: bool = False
     """Whether a stale connection has already been forgiven since the last answer."""
+    body: bytes | None = field(default=None, repr=False)
+    """Of its first request, until that is sent."""
+    place: int = 0
+    """With ``part`` its order among those in the backlog; see :class:`KeptBatch`."""
+    part: int = 0
+    asked: bool = False
+    """Whether the backlog is to keep it."""
+    kept: bool = False
+    """Whether the backlog keeps it."""
+    doubtful: bool = False
+    """Whether the backlog may keep it all the same: nobody knows what came of an update that puts it."""
+    spilled: bool = False
+    """Whether it was made to be kept, and not yet to be sent."""
+    settled: bool = False
+    """Whether the backlog need not keep it any more."""
+
+    @classmethod
+    def of(cls, batch_id: str, lines: bytes, events: int) -> Batch:
+        """A batch of these events."""
+        return cls(batch_id, lines, events, len(lines))
 
 
 @dataclass(slots=True, eq=False)
@@ -60,15 +87,32 @@ class Lane:
     """Sent or split before, and to be sent before what waits; the last one first."""
     attempt: int = 0
     """Failures in a row; what the pause grows with."""
-    flushes: list[FlushShare] | tuple[FlushShare, ...] = field(default=(), repr=False)
+    flushes: list[FlushShare | ReceiptShare] | tuple[FlushShare | ReceiptShare, ...] = field(default=(), repr=False)
     """Whoever waits for events of this lane."""
     growth: float | None = None
     """How many times longer its events get when they are escaped, as seen last."""
+    fingerprint: str | None = None
+    """Of its key, or of the one that it waits for."""
+    address: tuple[str, str | None] = field(init=False)
+    """Stream and fingerprint: what tells it from others."""
+    record_head: bytes = b""
+    """What its records begin with, once there was one."""
     envelope: int = field(init=False)
     """Bytes of a request around its events."""
 
     def __post_init__(self) -> None:
         self.envelope = envelope_size(self.stream)
+        if self.key is not None:
+            self.fingerprint = self.key.fingerprint
+        self.address = self.stream, self.fingerprint
+
+    def rekey(self, key: AuthKey) -> None:
+        """Sign with *key* from now on."""
+        self.key, self.fingerprint = key, key.fingerprint
+        self.address = self.stream, self.fingerprint
+        self.record_head = b""
+        for batch in self.batches:
+            batch.body = None  # of a batch that is at the backlog; it has the old signature
 
     def fire(self, input_: LaneInput) -> None:
         """Let *input_* happen to the lane; what that means is in the table."""
@@ -137,8 +181,8 @@ class Lane:
         text = array_text(lines)
         return envelope(self.stream, text, quote(text), self.key, bulk=True)
 
-    def take(self, batch_id: str, *, max_events: int, max_bytes: int) -> tuple[Batch, bytes]:
-        """Cut a batch off the front whose body has at most *max_bytes*; give its body too.
+    def take(self, batch_id: str, *, max_events: int, max_bytes: int, send: bool = True) -> Batch:
+        """Cut a batch off the front whose body, which it has with it if it is to be sent, has at most *max_bytes*.
 
         It is the longest that there is, or a segment that was full by itself.  At least one event is taken,
         even if it alone is too large.  The inlet is not touched.
@@ -152,24 +196,40 @@ class Lane:
             data = quote(text)  # most of what a body costs, so nearly always it is made but once
             self.growth = (len(data) - 3) / len(lines)
             if len(data) - 4 <= room:  # less its quotes and the array's brackets
-                return Batch(batch_id, lines, events), envelope(self.stream, text, data, self.key, bulk=True)
+                batch = Batch.of(batch_id, lines, events)
+                if send:
+                    batch.body = envelope(self.stream, text, data, self.key, bulk=True)
+                return batch
         size, taken = longest_fit(lines, events, max_events=max_events, max_bytes=room)
         if taken < events:
             rest = Segment(lines[size:], events - taken, segment.since, full=False, due=segment.due)
             rest.full = rest.events >= max_events or len(rest.lines) >= self.full_size(max_bytes)
             self.closed.appendleft(rest)
             lines = lines[:size]
-        return Batch(batch_id, lines, taken), self.body(lines)
+        return Batch.of(batch_id, lines, taken)
 
     def join_flush(self, flush: Flush) -> None:
         """Let *flush* follow all that is pending here; shares that nobody waits for any more are dropped."""
         wanted = [share for share in self.flushes if share.left and share.wanted]
         self.flushes = [*wanted, FlushShare(flush, self.pending)]
 
-    def settle_flushes(self, events: int, *, after: int = 0, delivered: bool) -> None:
+    def join_receipt(self, receipt: Receipt) -> None:
+        """Let *receipt* follow the event that came last."""
+        if not isinstance(self.flushes, list):
+            self.flushes = []
+        self.flushes.append(ReceiptShare(receipt, self.pending - 1))
+
+    def settle_flushes(self, events: int, *, after: int = 0, delivered: bool, loss: Loss | None = None) -> None:
         """The lane's next *events* after the *after* oldest have their outcome."""
         for share in self.flushes:
-            share.settle(events, after=after, delivered=delivered)
+            share.settle(events, after=after, delivered=delivered, loss=loss)
+        if len(self.flushes) > _MANY_FLUSHES:
+            self.flushes = [share for share in self.flushes if share.left and share.wanted]
+
+    def leave(self) -> None:
+        """What there is stays in the backlog when all ends."""
+        for share in self.flushes:
+            share.leave()
 
     def cut_oldest(self) -> bytes:
         """Cut the oldest waiting event off."""
@@ -202,8 +262,12 @@ def _front(closed: deque[Segment], max_events: int, full_size: int) -> Segment:
 
 def split(batch: Batch) -> tuple[Batch, Batch]:
     """Two halves of a batch of at least two events, with ids made from its own."""
+    assert batch.lines is not None
     middle = batch.events // 2
     cut = nth_line(batch.lines, middle, batch.events)
-    first = Batch(f"{batch.batch_id}.1", batch.lines[:cut], middle, batch.attempts)
-    second = Batch(f"{batch.batch_id}.2", batch.lines[cut:], batch.events - middle, batch.attempts)
+    first = Batch.of(f"{batch.batch_id}.1", batch.lines[:cut], middle)
+    second = Batch.of(f"{batch.batch_id}.2", batch.lines[cut:], batch.events - middle)
+    first.attempts = second.attempts = batch.attempts
+    first.place = second.place = batch.place
+    first.part, second.part = batch.part, batch.part + middle
     return first, second

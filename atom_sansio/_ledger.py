@@ -23,6 +23,9 @@ class Ledger:
         "_spare_events",
         "delivered",
         "lost",
+        "reserved_bytes",
+        "reserved_events",
+        "restored",
         "room_bytes",
         "room_events",
     )
@@ -33,6 +36,9 @@ class Ledger:
         # The last eighth is lent for what it is used for, or others would find no room that nobody uses.
         self._spare_bytes = self._max_bytes // 8
         self._spare_events = self._max_events // 8
+        self.reserved_bytes = self.reserved_events = 0
+        """Room for events whose records are not written yet."""
+        self.restored = 0
         self.delivered = 0
         self.lost: dict[LossReason, int] = {}
 
@@ -49,6 +55,35 @@ class Ledger:
     def has_room(self, size: int) -> bool:
         """Whether an event of *size* bytes may be accepted."""
         return size <= self.room_bytes and self.room_events > 0
+
+    def reserve(self, size: int) -> None:
+        """Keep room for an event of *size* bytes that is not accepted yet."""
+        self.room_bytes -= size
+        self.room_events -= 1
+        self.reserved_bytes += size
+        self.reserved_events += 1
+
+    def use_reserved(self, inlet: Inlet, size: int) -> None:
+        """Lend *inlet* what was reserved for an event of *size* bytes."""
+        self.reserved_bytes -= size
+        self.reserved_events -= 1
+        inlet.lent_bytes += size
+        inlet.lent_events += 1
+
+    def unreserve(self, size: int) -> None:
+        """That room is free again."""
+        self._release(1, size)
+        self.reserved_bytes -= size
+        self.reserved_events -= 1
+
+    def leave(self, events: int, size: int) -> None:
+        """*events* of *size* bytes are accepted, and go on pending, in the backlog."""
+        self._release(-events, -size)
+
+    def restore(self, events: int, size: int) -> None:
+        """*events* of *size* bytes, accepted in an earlier life, are pending, whether there is room or not."""
+        self._release(-events, -size)
+        self.restored += events
 
     def lend(self, inlet: Inlet, size: int, *, want_bytes: int, want_events: int, events: int = 1) -> None:
         """Lend *inlet* room for *events* more of *size* bytes, and while there is plenty as much as it wants."""

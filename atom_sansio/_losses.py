@@ -1,12 +1,20 @@
-"""What is lost: counted, told to those who wait for it, and kept until it is reported."""
+"""What is lost: counted, told to those who wait for it, kept with the reason, and held until it is reported."""
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
+from typing import Final
 
+from ._flush import Receipt
+from ._keeper import Keeper
+from ._kept import DeadLetter
 from ._lane import Batch, Lane
 from ._ledger import Ledger
-from ._messages import Loss, LossReason, ReportLoss
+from ._messages import Loss, LossReason, Outcome, ReportLoss
+
+_PERMANENT: Final = (LossReason.REJECTED, LossReason.REDIRECTED, LossReason.TOO_LARGE, LossReason.EXPIRED)
+"""Of these a backlog keeps dead letters: whatever is mended can be sent again."""
 
 
 class Losses:
@@ -15,11 +23,15 @@ class Losses:
     Args:
         ledger: where they are counted.
         unix_offset: what to add to ``now`` to get Unix seconds.
+        keeper: what keeps dead letters, if anything does.
+        ids: makes ids for those that had none.
     """
 
-    def __init__(self, ledger: Ledger, *, unix_offset: float) -> None:
+    def __init__(self, ledger: Ledger, *, unix_offset: float, keeper: Keeper | None, ids: Iterator[str]) -> None:
         self._ledger = ledger
         self._unix_offset = unix_offset
+        self._keeper = keeper
+        self._ids = ids
         self.reports: deque[ReportLoss] = deque()
         """Not given to the driver yet."""
 
@@ -35,21 +47,49 @@ class Losses:
         after: int = 0,
     ) -> None:
         """The events of *batch*, which stand behind the *after* oldest of *lane*, are lost."""
-        self._ledger.settle_lost(batch.events, len(batch.lines), reason)
-        lane.settle_flushes(batch.events, after=after, delivered=False)
-        self._report(lane.stream, batch, reason, status, message, now)
+        self._ledger.settle_lost(batch.events, batch.size, reason)
+        loss = self._report(lane.stream, lane.fingerprint, batch, reason, status, message, now)
+        lane.settle_flushes(batch.events, after=after, delivered=False, loss=loss)
+        if self._keeper is not None:
+            self._keeper.settled(lane, batch)
 
-    def lose_at_once(self, stream: str, line: bytes, reason: LossReason, message: str, *, now: float) -> None:
+    def lose_at_once(
+        self,
+        stream: str,
+        line: bytes,
+        reason: LossReason,
+        message: str,
+        *,
+        now: float,
+        receipt: Receipt | None = None,
+    ) -> None:
         """An event was accepted and lost in one, without ever being pending."""
         self._ledger.count_lost(1, reason)
-        self._report(stream, Batch("", line, 1), reason, None, message, now)
+        loss = self._report(stream, None, Batch.of("", line, 1), reason, None, message, now)
+        if receipt is not None:
+            receipt._settle(Outcome.LOST, loss)
+
+    def lose_damaged(self, events: int, *, now: float) -> None:
+        """So many records of a backlog, accepted in an earlier life, cannot be read any more."""
+        self._ledger.restored += events
+        self._ledger.count_lost(events, LossReason.DAMAGED)
+        batch = Batch("", None, events, 0)
+        self._report("", None, batch, LossReason.DAMAGED, None, "records of the backlog are damaged", now)
 
     def _report(
-        self, stream: str, batch: Batch, reason: LossReason, status: int | None, message: str, now: float
-    ) -> None:
+        self,
+        stream: str,
+        fingerprint: str | None,
+        batch: Batch,
+        reason: LossReason,
+        status: int | None,
+        message: str,
+        now: float,
+    ) -> Loss:
         loss = Loss(
             stream=stream,
-            lines=batch.lines,
+            lines=batch.lines or b"",
+            count=batch.events,
             reason=reason,
             status=status,
             message=message,
@@ -57,3 +97,7 @@ class Losses:
             time=now + self._unix_offset,
         )
         self.reports.append(ReportLoss(loss=loss))
+        if self._keeper is not None and reason in _PERMANENT:
+            letter_id = batch.batch_id or next(self._ids)
+            self._keeper.bury(DeadLetter(letter_id=letter_id, fingerprint=fingerprint, loss=loss))
+        return loss

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TypeAlias, Union
 
+from ._kept import LoadBatch, Records, UpdateBacklog
+
 JSON: TypeAlias = "Union[str, int, float, bool, list[JSON], tuple[JSON, ...], Mapping[str, JSON], None]"
 """What an event may be.  Other types that are taken are listed at :func:`~atom_sansio.encode_event`."""
 
@@ -89,6 +91,17 @@ class LossReason(str, Enum):
     """``on_full`` said to drop."""
     STOPPED = "stopped"
     """The tracker was stopped before delivery could be confirmed."""
+    DAMAGED = "damaged"
+    """The backlog held them, and they cannot be read any more; what is left of them is set aside there."""
+
+
+class Outcome(str, Enum):
+    """What became of an event that a receipt was asked for."""
+
+    DELIVERED = "delivered"
+    LOST = "lost"
+    KEPT = "kept"
+    """The tracker was stopped before that; the event is in the backlog, for the next one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +110,10 @@ class Loss:
 
     stream: str
     lines: bytes = field(repr=False)
-    """The events as they were encoded, one line of JSON each, in the order they were tracked."""
+    """The events as they were encoded, one line of JSON each, in the order they were tracked.  Empty if they were
+    in the backlog alone, and dropped there or damaged."""
+    count: int
+    """How many events there are."""
     reason: LossReason
     status: int | None
     """The status of the last answer, if there was one."""
@@ -115,11 +131,6 @@ class Loss:
 
         return tuple(json.loads(line) for line in self.lines.splitlines())
 
-    @property
-    def count(self) -> int:
-        """How many events there are."""
-        return self.lines.count(b"\n")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlushResult:
@@ -128,7 +139,8 @@ class FlushResult:
     delivered: int
     lost: int
     pending: int
-    """Not decided when the time was up.  Always 0 after ``stop``: what was left is counted as lost."""
+    """Not decided when the time was up.  After ``stop`` these are in the backlog, and sent by the next tracker that
+    has it; without a backlog there are none, since what is left is lost."""
 
     def __bool__(self) -> bool:
         """Whether every one of them was delivered."""
@@ -140,13 +152,16 @@ class Statistics:
     """The ledger: ``accepted == delivered + sum(lost.values()) + pending``, at every instant."""
 
     accepted: int
+    """By ``track``, or by an earlier tracker that left them in the backlog."""
+    restored: int
+    """Those that were in the backlog when this tracker began."""
     delivered: int
     lost: Mapping[LossReason, int]
     """Events by reason; reasons that never happened are absent."""
     pending: int
     """Events waiting, in flight or between retries."""
     pending_bytes: int
-    """Their size as JSON, a separator each included; what ``max_pending_bytes`` bounds."""
+    """Their size as JSON, a separator each included, wherever they are; what ``max_pending_bytes`` bounds."""
     lanes: int
     """(stream, key) pairs that hold events now."""
     parked: int
@@ -185,10 +200,14 @@ class ReportParked:
     """Tell the user that the collector refuses a stream's key; its events wait for ``set_auth_key``."""
 
     stream: str
-    status: int
+    status: int | None
+    """That of the answer.  None if nothing was sent: the backlog holds events of a key that was not given again."""
     message: str
-    """The server's words."""
+    """The server's words, or ours."""
 
 
 Command: TypeAlias = Union[SendRequest, ReportLoss, ReportParked]
 """Drivers end their match with ``assert_never``."""
+
+BacklogCommand: TypeAlias = Union[Records, UpdateBacklog, LoadBatch]
+"""Likewise, for what has a backlog as its object."""

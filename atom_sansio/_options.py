@@ -45,6 +45,7 @@ class TrackerOptions(TypedDict, total=False):
     max_in_flight: int
     request_timeout: float
     retry: RetryPolicy
+    backlog: Any
     on_loss: Callable[[Loss], object] | None
     transport: Any
 
@@ -78,6 +79,8 @@ class Options:
     request_timeout: float = 60.0
     """Seconds for one exchange, connection included."""
     retry: RetryPolicy = field(default_factory=RetryPolicy)
+    backlog: Any = None
+    """Where events outlive the process: a path, or a :class:`atom_sync.backlog.Backlog`; None for memory alone."""
     on_loss: Callable[[Loss], object] | None = field(default=None, repr=False)
     """Called with each loss; None logs the first of each cause."""
     transport: Any = field(default=None, repr=False)
@@ -151,7 +154,7 @@ def _from_environment(name: str, variable: str, text: str, resolve: Callable[[st
 
 def _parse(name: str, variable: str, text: str, resolve: Callable[[str], Any]) -> Any:
     """The value that an environment variable spells."""
-    if name in ("endpoint", "auth_key", "on_full"):
+    if name in ("endpoint", "auth_key", "on_full", "backlog"):
         return text
     if name in ("on_loss", "transport"):
         try:
@@ -244,6 +247,15 @@ def _callable(name: str, value: Any) -> Any:
     return value
 
 
+def _backlog(name: str, value: Any) -> Any:
+    if isinstance(value, str):
+        if not value:
+            raise ValueError(f"{name} must not be an empty path")
+    elif not (callable(getattr(value, "__fspath__", None)) or callable(getattr(value, "open", None))):
+        raise TypeError(f"{name} must be a path or a Backlog, not {type(value).__name__}")
+    return value
+
+
 def _transport(name: str, value: Any) -> Any:
     if not (callable(value) or callable(getattr(value, "send", None))):
         raise TypeError(f"{name} must be a transport or make one when called, not {type(value).__name__}")
@@ -264,6 +276,7 @@ _CHECKS: Final[Mapping[str, Callable[[str, Any], Any]]] = {
     "max_in_flight": _integer(1, 1024),
     "request_timeout": _seconds(),
     "retry": _retry,
+    "backlog": _backlog,
     "on_loss": _callable,
     "transport": _transport,
 }

@@ -12,6 +12,9 @@ from ._lane import Lane
 from ._sign import AuthKey
 from ._state import LaneInput, LaneState
 
+_Turns = deque[tuple[int, Lane]]
+"""Lanes that are ready, by when they became so."""
+
 _SLACK: Final = 64
 """Entries that a heap may hold beyond twice those that count, before the others are cleared out."""
 
@@ -25,10 +28,11 @@ class Schedule:
 
     def __init__(self) -> None:
         self._lanes: dict[Lane, None] = {}  # in the order they got their first event
-        self._by_key: dict[tuple[str, AuthKey | None], Lane] = {}
+        self._by_address: dict[tuple[str, str | None], Lane] = {}
         self.by_stream: dict[str, Lane] = {}
         """Lanes of events that come without a key of their own; ``track`` looks here first."""
-        self._ready: deque[Lane] = deque()
+        self._ready = _Turns()  # of lanes that have not failed lately
+        self._retries = _Turns()
         self._timers: list[tuple[float, int, Lane]] = []
         self._order = count()  # equal times are told apart by age, and lanes are never compared
         self._some_fill = False  # whether a lane may be FILLING
@@ -46,12 +50,16 @@ class Schedule:
 
     def find(self, stream: str, key: AuthKey | None) -> Lane | None:
         """The lane of that stream and key, if it holds events."""
-        return self._by_key.get((stream, key))
+        return self._by_address.get((stream, None if key is None else key.fingerprint))
+
+    def at(self, address: tuple[str, str | None]) -> Lane | None:
+        """The lane of that stream and fingerprint, if it holds events."""
+        return self._by_address.get(address)
 
     def add(self, lane: Lane) -> None:
         """The lane holds its first event."""
         self._lanes[lane] = None
-        self._by_key.setdefault((lane.stream, lane.key), lane)
+        self._by_address.setdefault(lane.address, lane)
         self.unpin(lane)
 
     def unpin(self, lane: Lane) -> None:
@@ -59,11 +67,20 @@ class Schedule:
         if not lane.pinned and lane in self._lanes:
             self.by_stream[lane.stream] = lane
 
-    def rekey(self, lane: Lane, key: AuthKey) -> None:
-        """Sign the lane with *key* from now on.  If that key has a lane already, both go on side by side."""
+    def rekey(self, lane: Lane, key: AuthKey, *, take_over: bool = False) -> None:
+        """Sign the lane with *key* from now on.
+
+        If that key has a lane already, both go on side by side, and what comes with that key goes to the other;
+        or, to *take_over*, to this one, unless what comes without a key goes to the other.
+        """
         self._forget_address(lane)
-        lane.key = key
-        self._by_key.setdefault((lane.stream, key), lane)
+        lane.rekey(key)
+        if take_over:
+            plain = self.by_stream.get(lane.stream)
+            if not lane.pinned or plain is None or plain.address != lane.address:  # else that one goes on, in order
+                self._by_address[lane.address] = lane
+        else:
+            self._by_address.setdefault(lane.address, lane)
         self.unpin(lane)
 
     def remove(self, lane: Lane) -> None:
@@ -73,8 +90,8 @@ class Schedule:
         self._forget_address(lane)
 
     def _forget_address(self, lane: Lane) -> None:
-        if self._by_key.get((lane.stream, lane.key)) is lane:
-            del self._by_key[lane.stream, lane.key]
+        if self._by_address.get(lane.address) is lane:
+            del self._by_address[lane.address]
         if self.by_stream.get(lane.stream) is lane:
             del self.by_stream[lane.stream]
 
@@ -93,7 +110,7 @@ class Schedule:
         """Let the lane send at its turn."""
         lane.timer = None
         lane.fire(input_)
-        self._ready.append(lane)
+        self._turns_of(lane).append((next(self._order), lane))
 
     def make_due(self, lane: Lane) -> None:
         """Let all that waits in the lane be sent at its turn, without waiting for more."""
@@ -124,24 +141,41 @@ class Schedule:
             heappop(self._timers)
         return self._timers[0][0] if self._timers else None
 
-    def peek(self) -> Lane | None:
-        """The lane that has been ready for longest."""
-        while self._ready and self._ready[0] not in self._lanes:  # emptied while it waited for its turn
-            self._ready.popleft()
-        return self._ready[0] if self._ready else None
+    def make_next(self, lane: Lane) -> None:
+        """Let the lane, which was at the backlog at its turn, send before all others."""
+        lane.fire(LaneInput.BACKLOG_DONE)
+        self._turns_of(lane).appendleft((-next(self._order), lane))
 
     def take(self) -> Lane | None:
-        """:meth:`peek`, and off the queue it goes."""
-        lane = self.peek()
-        return None if lane is None else self._ready.popleft()
+        """The lane that has been ready for longest; off its queue it goes."""
+        ready, retries = self._first(self._ready), self._first(self._retries)
+        if ready is None or (retries is not None and retries < ready):
+            return self.take_retry()
+        return self.take_unfailed()
+
+    def has_unfailed(self) -> bool:
+        """Whether a lane is ready that has not failed lately."""
+        return self._first(self._ready) is not None
 
     def take_unfailed(self) -> Lane | None:
-        """The first ready lane that has not failed lately, else the first of all; off the queue it goes."""
-        lane = next((lane for lane in self._ready if not lane.attempt and lane in self._lanes), None)
-        if lane is None:
-            return self.take()
-        self._ready.remove(lane)
-        return lane
+        """Of the ready lanes that have not failed lately the first; off its queue it goes."""
+        return None if self._first(self._ready) is None else self._ready.popleft()[1]
+
+    def has_retry(self) -> bool:
+        """Whether a lane is ready that has failed lately."""
+        return self._first(self._retries) is not None
+
+    def take_retry(self) -> Lane | None:
+        """Of the ready lanes that have failed lately the first; off its queue it goes."""
+        return None if self._first(self._retries) is None else self._retries.popleft()[1]
+
+    def _turns_of(self, lane: Lane) -> _Turns:
+        return self._retries if lane.attempt else self._ready
+
+    def _first(self, turns: _Turns) -> int | None:
+        while turns and turns[0][1] not in self._lanes:  # emptied while it waited for its turn
+            turns.popleft()
+        return turns[0][0] if turns else None
 
 
 class Ages:

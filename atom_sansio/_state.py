@@ -9,9 +9,10 @@ The rules they keep:
   PARKED only by what it waits for: its time, or another key.
 
 A lane is one (stream, key) pair.  It is FILLING while what waits in it makes no full batch and is not yet
-due; READY when it may be sent, at its turn; then IN_FLIGHT.  It exists only while it holds events, so an
-empty lane has no state.  Sizes, ages and attempts decide which input fires (``_tracker.py``); what an input
-does is decided here alone, and the diagrams in the documentation are drawn from these tables.
+due; READY when it may be sent, at its turn; then IN_FLIGHT.  Where there is a backlog, its batch is AT_BACKLOG
+before that, to be kept or to be loaded.  It exists only while it holds events, so an empty lane has no state.
+Sizes, ages and attempts decide which input fires (``_tracker.py``); what an input does is decided here alone,
+and the diagrams in the documentation are drawn from these tables.
 """
 
 from __future__ import annotations
@@ -71,6 +72,7 @@ class LaneState(_Symbol):
     IN_FLIGHT = "in flight"
     BACKING_OFF = "backing off"
     PARKED = "parked"
+    AT_BACKLOG = "at the backlog"
 
 
 class LaneInput(_Symbol):
@@ -84,6 +86,12 @@ class LaneInput(_Symbol):
     FAILED = "failed"
     REFUSED_KEY = "key refused"
     NEW_KEY = "new key"
+    ASK_BACKLOG = "ask the backlog"
+    """The batch has to be kept, or loaded, before it is sent."""
+    BACKLOG_DONE = "backlog done"
+    """That was done, or failed."""
+    NO_KEY = "no key"
+    """A backlog held its events, and the key that is to sign them has not been given again."""
 
 
 LANE_TRANSITIONS: Final[Mapping[tuple[LaneState, LaneInput], LaneState]] = {
@@ -94,6 +102,9 @@ LANE_TRANSITIONS: Final[Mapping[tuple[LaneState, LaneInput], LaneState]] = {
     (LaneState.IN_FLIGHT, LaneInput.REFUSED_KEY): LaneState.PARKED,
     (LaneState.BACKING_OFF, LaneInput.DUE): LaneState.READY,
     (LaneState.PARKED, LaneInput.NEW_KEY): LaneState.READY,
+    (LaneState.FILLING, LaneInput.NO_KEY): LaneState.PARKED,
+    (LaneState.READY, LaneInput.ASK_BACKLOG): LaneState.AT_BACKLOG,
+    (LaneState.AT_BACKLOG, LaneInput.BACKLOG_DONE): LaneState.READY,
 }
 
 _State = TypeVar("_State", TrackerState, LaneState)

@@ -15,19 +15,24 @@ from collections.abc import Callable, Mapping
 from itertools import count
 from math import inf
 from typing import Final
+from weakref import WeakSet
 
 from ._admission import Admission, check_key
 from ._backoff import backoff
 from ._breaker import Breaker
+from ._budget import RetryBudget
 from ._encode import encode_event
 from ._errors import BacklogFull, ConnectionFailed, EventTooLarge, LocalError, RemoteError, TrackerClosed
-from ._flush import Flush
+from ._flush import Flush, Receipt
 from ._inlet import CLOSED, Inlet
+from ._keeper import WINDOW, Keeper
+from ._kept import Level, LoadBatch, Records, Recovered
 from ._lane import Batch, Lane, split
 from ._ledger import Ledger
 from ._losses import Losses
-from ._messages import Command, LossReason, Reply, ReportParked, SendRequest, Statistics
-from ._options import Options
+from ._messages import BacklogCommand, Command, LossReason, Outcome, Reply, ReportParked, SendRequest, Statistics
+from ._options import OnFull, Options
+from ._recording import Record, Recording, RecordState
 from ._request import bulk_request, check_stream
 from ._schedule import Schedule
 from ._sign import AuthKey
@@ -76,6 +81,8 @@ class TrackerCore:
         source: what batch ids begin with; must be unique to this tracker, say 128 random bits in hex.
         unix_offset: what to add to ``now`` to get Unix seconds, for the times that are reported.
         verdict: what each status means; the default is :func:`~atom_sansio.verdict`.
+        level: what events survive, if there is a backlog.
+        window: bytes of pending events that are held in memory beside a backlog.
     """
 
     def __init__(
@@ -85,6 +92,8 @@ class TrackerCore:
         source: str,
         unix_offset: float = 0.0,
         verdict: Callable[[int], Verdict] = verdict,
+        level: Level | None = None,
+        window: int = WINDOW,
     ) -> None:
         self._options = options
         self._ids = (f"{source}-{n}" for n in count(1))
@@ -92,22 +101,30 @@ class TrackerCore:
         self._verdict = verdict
         self._state = TrackerState.OPEN
         self._ledger = Ledger(max_bytes=options.max_pending_bytes, max_events=options.max_pending_events)
-        self._losses = Losses(self._ledger, unix_offset=unix_offset)
+        self._keeper = None if level is None else Keeper(level, window=window)
+        self._recording = Recording(self._keeper) if self._keeper is not None and self._keeper.records else None
+        self._losses = Losses(self._ledger, unix_offset=unix_offset, keeper=self._keeper, ids=self._ids)
         self._schedule = Schedule()
-        self._admission = Admission(options, self._schedule, self._ledger, self._losses)
+        self._admission = Admission(options, self._schedule, self._ledger, self._losses, self._keeper, self._ids)
         self.lanes: Mapping[str, Lane] = self._schedule.by_stream
         """For an :class:`Intake`: the lanes of events that come without a key of their own."""
         self.late: deque[Inlet] = deque()
         """For an :class:`Intake`: inlets that were closed, or had lent room taken back, while an event was put in."""
         self._breaker = Breaker(options.retry)
+        self._budget = RetryBudget()
         self._in_flight: dict[str, tuple[Lane, Batch, AuthKey | None]] = {}
+        self._at_backlog: dict[str, Lane] = {}
+        self._loads: deque[LoadBatch] = deque()  # not given to the driver yet
+        self._unrecorded = False  # whether events that should have records may have none
+        self._flushes: WeakSet[Flush] = WeakSet()  # that follow events which are in no lane, for want of a record
+        self._new_keys: list[tuple[str, AuthKey]] = []  # that came while records were being written
         self._parked: deque[ReportParked] = deque()  # not reported yet
         self._requests = 0
         self._failures = 0
         self._told_deadline = inf
         self._busy = False
         self._turn = _Turn(self)
-        self._interrupting: deque[tuple[str, bytes, AuthKey | None, float]] = deque()
+        self._interrupting: deque[tuple[str, bytes, AuthKey | None, float, Receipt | None]] = deque()
         self._taking_up = False
 
     # -- what the caller asks -------------------------------------------------------------------------
@@ -123,24 +140,89 @@ class TrackerCore:
         """
         return self.track_line(stream, encode_event(event), auth_key, now=now)
 
-    def track_line(self, stream: str, line: bytes, auth_key: AuthKey | None = None, *, now: float) -> bool:
+    def track_line(
+        self,
+        stream: str,
+        line: bytes,
+        auth_key: AuthKey | None = None,
+        *,
+        now: float,
+        receipt: Receipt | None = None,
+    ) -> bool:
         """:meth:`track` for an event that :func:`~atom_sansio.encode_event` has encoded.
 
         For drivers with a lock: encoding may run code of the caller's, which must not happen under it.  An
         empty *line* stands for an event that an :class:`Intake` has taken in already, too late perhaps.
+
+        *receipt*, if there is one, follows the event.
+
+        With a backlog that has records, the event is accepted when its record was written; see :meth:`admit`.
         """
+        if self._recording is not None and line:
+            self.admit(stream, line, auth_key, now=now, waits=False, receipt=receipt)
+            return True
         if self._busy:
             check_key(auth_key)
             if line:
-                self._interrupting.append((check_stream(stream), line, auth_key, now))
+                self._interrupting.append((check_stream(stream), line, auth_key, now, receipt))
             return True  # the interrupted call, which takes it up, does not say so
         self._busy = True
         try:
-            return not line or self._accept(stream, line, auth_key, now)
+            return not line or self._accept(stream, line, auth_key, now, receipt)
         finally:
             self._busy = False
             if self._interrupting or self.late:
                 self._take_up_interrupting()
+
+    def admit(
+        self,
+        stream: str,
+        line: bytes,
+        auth_key: AuthKey | None = None,
+        *,
+        now: float,
+        waits: bool = True,
+        receipt: Receipt | None = None,
+    ) -> Record | None:
+        """:meth:`track_line` where there are records: the event is accepted when its record says so.
+
+        Until then :meth:`next_records` has something to be written.  None if the event was dropped, or if this
+        call interrupts another, which then takes it up.  *waits* says whether the caller waits for the record,
+        so that the event may still be refused.
+        """
+        if self._busy:
+            check_key(auth_key)
+            self._interrupting.append((check_stream(stream), line, auth_key, now, receipt))
+            return None
+        self._busy = True
+        try:
+            self._check_open()
+            assert self._recording is not None
+            trouble = self._recording.pauses(now)
+            if trouble and self._options.on_full is OnFull.RAISE:
+                raise BacklogFull(trouble)
+            record = self._admission.admit(stream, line, auth_key, now, waits=waits, receipt=receipt)
+            if record is None:
+                return None
+            if trouble and self._options.on_full is not OnFull.BLOCK:
+                self._ledger.unreserve(len(line))
+                self._losses.lose_at_once(stream, line, LossReason.BACKLOG_FULL, trouble, now=now, receipt=receipt)
+                return None
+            self._recording.add(record, now)
+            return record
+        finally:
+            self._busy = False
+            if self._interrupting or self.late:
+                self._take_up_interrupting()
+
+    def take_back(self, record: Record) -> bool:
+        """Do not accept the event of *record* after all; False if it is accepted, or being written just now."""
+        with self._turn:
+            assert self._recording is not None
+            if not self._recording.take_back(record):
+                return False
+            self._ledger.unreserve(len(record.line))
+            return True
 
     def flush(self, *, now: float) -> Flush:
         """Send all that is pending without waiting for full batches; pauses after failures still hold.
@@ -158,10 +240,16 @@ class TrackerCore:
             return self._flush()
 
     def abandon(self, *, now: float) -> None:
-        """Be closed now: what has no outcome is lost, with reason ``STOPPED``, and outcomes no longer count."""
+        """Be closed now, and let outcomes no longer count.
+
+        What has none is lost, with reason ``STOPPED``; or, with a backlog, left there.
+        """
         with self._turn:
             self._state = advance(TRACKER_TRANSITIONS, self._state, TrackerInput.ABANDON)
             self._in_flight.clear()
+            if self._keeper is not None:
+                self._leave(self._keeper)
+                return
             for lane in self._schedule:
                 while lane.batches:
                     batch = lane.batches.pop()
@@ -171,7 +259,7 @@ class TrackerCore:
                     self._losses.lose(lane, batch, LossReason.STOPPED, batch.status, message, now=now)
                 lane.make_due()
                 if lane.closed:
-                    unsent = Batch("", b"".join(segment.lines for segment in lane.closed), lane.waiting)
+                    unsent = Batch.of("", b"".join(segment.lines for segment in lane.closed), lane.waiting)
                     self._losses.lose(lane, unsent, LossReason.STOPPED, None, _UNSENT, now=now)
                 self._schedule.remove(lane)
 
@@ -185,13 +273,10 @@ class TrackerCore:
             raise TypeError("auth_key must be an AuthKey, not None")
         check_key(auth_key)
         with self._turn:
-            self._admission.set_key(stream, auth_key)
-            for lane in self._schedule:
-                parked = lane.state is LaneState.PARKED
-                if lane.stream == stream and (parked or not lane.pinned):
-                    self._schedule.rekey(lane, auth_key)
-                    if parked:
-                        self._unpark(lane)
+            if self._recording is not None and self._recording.writing:
+                self._new_keys.append((stream, auth_key))  # each record says which key its event has
+            else:
+                self._set_key(stream, auth_key)
 
     # -- what the world reports -----------------------------------------------------------------------
 
@@ -209,8 +294,12 @@ class TrackerCore:
                 self._breaker.failed((lane.stream, lane.key), now=now, unit=unit)
             match self._verdict(status):
                 case Verdict.DELIVERED:
-                    self._ledger.settle_delivered(batch.events, len(batch.lines))
+                    if lane.attempt:
+                        self._budget.give_back()
+                    self._ledger.settle_delivered(batch.events, batch.size)
                     lane.settle_flushes(batch.events, delivered=True)
+                    if self._keeper is not None:
+                        self._keeper.settled(lane, batch)
                     self._finish(lane)
                 case Verdict.RETRY:
                     pause = retry_after(reply, unix_now=now + self._unix_offset)
@@ -218,11 +307,12 @@ class TrackerCore:
                 case Verdict.PARK:
                     self._park(lane, key, reply)
                 case Verdict.SPLIT if batch.events > 1:
+                    assert batch.lines is not None
                     refused = len(lane.body(batch.lines))
                     self._admission.learn_max_bytes(refused)
-                    self._finish(lane, *split(batch))
+                    self._split(lane, batch)
                 case Verdict.ISOLATE if batch.events > 1:
-                    self._finish(lane, *split(batch))
+                    self._split(lane, batch)
                 case Verdict.SPLIT:
                     self._give_up(lane, LossReason.TOO_LARGE, status, words(reply), now)
                 case Verdict.REDIRECTED:
@@ -263,8 +353,10 @@ class TrackerCore:
                     self._schedule.make_ready(lane)
             if self._state is TrackerState.DRAINING and not self._schedule:
                 self._state = advance(TRACKER_TRANSITIONS, self._state, TrackerInput.ALL_SETTLED)
-            lane = self._next_lane(now)
-            return None if lane is None else self._send(lane, now)
+            while (lane := self._next_lane(now)) is not None:
+                if (command := self._send(lane, now)) is not None:
+                    return command
+            return None
 
     def next_deadline(self) -> float | None:
         """When to call :meth:`next_command` again though nothing happens, or None for never.
@@ -274,16 +366,8 @@ class TrackerCore:
         with self._turn:
             timer = self._schedule.next_timer()
             deadline = inf if timer is None else timer
-            if self._losses.reports or self._parked:
-                deadline = -inf
-            elif self._schedule.peek() is not None:
-                retry_at = self._breaker.retry_at
-                if retry_at is None:
-                    if len(self._in_flight) < self._options.max_in_flight:
-                        deadline = -inf
-                elif not self._in_flight:
-                    deadline = min(deadline, retry_at)
-            self._told_deadline = deadline
+            to_tell = self._losses.reports or self._parked
+            self._told_deadline = -inf if to_tell else min(deadline, self._may_send_at())
         return None if self._told_deadline == inf else self._told_deadline
 
     @property
@@ -298,8 +382,9 @@ class TrackerCore:
 
     @property
     def closed(self) -> bool:
-        """Whether it is CLOSED and has nothing more to report."""
-        return self._state is TrackerState.CLOSED and not (self._losses.reports or self._parked)
+        """Whether it is CLOSED and has nothing more to report or to keep."""
+        done = all(part is None or part.idle for part in (self._keeper, self._recording))
+        return self._state is TrackerState.CLOSED and done and not (self._losses.reports or self._parked)
 
     def statistics(self) -> Statistics:
         """The ledger as it stands."""
@@ -309,13 +394,14 @@ class TrackerCore:
             unused_bytes += lane.inlet.lent_bytes - len(lane.inlet.lines)
             unused_events += lane.inlet.lent_events - lane.inlet.count()
         delivered, lost = self._ledger.delivered, self._ledger.lost_by_reason()
-        pending = self._ledger.pending - unused_events
+        pending = self._ledger.pending - unused_events - self._ledger.reserved_events
         return Statistics(
             accepted=delivered + sum(lost.values()) + pending,  # of the same reading: a track() may interrupt
+            restored=self._ledger.restored,
             delivered=delivered,
             lost=lost,
             pending=pending,
-            pending_bytes=self._ledger.pending_bytes - unused_bytes,
+            pending_bytes=self._ledger.pending_bytes - unused_bytes - self._ledger.reserved_bytes,
             lanes=len(lanes),
             parked=sum(lane.state is LaneState.PARKED for lane in lanes),
             in_flight=len(self._in_flight),
@@ -323,12 +409,19 @@ class TrackerCore:
             failures=self._failures,
         )
 
-    def _accept(self, stream: str, line: bytes, auth_key: AuthKey | None, now: float) -> bool:
+    def _accept(self, stream: str, line: bytes, auth_key: AuthKey | None, now: float, receipt: Receipt | None) -> bool:
         """Take an event in; return whether there is something to do sooner than the driver was told."""
+        self._check_open()
+        return self._sooner(self._admission.accept(stream, line, auth_key, now, receipt))
+
+    def _check_open(self) -> None:
         if self._state is not TrackerState.OPEN:
             raise TrackerClosed("the tracker was stopped and takes no more events")
-        when = self._admission.accept(stream, line, auth_key, now)
-        if when == -inf:
+
+    def _sooner(self, when: float) -> bool:
+        """Whether what is to be done at *when* is to be done sooner than the driver was told."""
+        if when == -inf or self._admission.woken:
+            self._admission.woken = False
             return True
         sooner = when < self._told_deadline
         self._told_deadline = min(when, self._told_deadline)
@@ -349,18 +442,20 @@ class TrackerCore:
                         self._ledger.catch_up(inlet)
                         continue
                     late = inlet.close().splitlines(keepends=True)
-                    self._interrupting.extend((inlet.stream, line, None, inlet.since) for line in late)
+                    self._interrupting.extend((inlet.stream, line, None, inlet.since, None) for line in late)
                 if not self._interrupting:
                     break
-                stream, line, auth_key, now = self._interrupting.popleft()
+                stream, line, auth_key, now, receipt = self._interrupting.popleft()
                 try:
-                    self.track_line(stream, line, auth_key, now=now)
+                    self.track_line(stream, line, auth_key, now=now, receipt=receipt)
                 except TrackerClosed as error:
-                    self._losses.lose_at_once(stream, line, LossReason.STOPPED, str(error), now=now)
+                    self._losses.lose_at_once(stream, line, LossReason.STOPPED, str(error), now=now, receipt=receipt)
                 except BacklogFull as error:
-                    self._losses.lose_at_once(stream, line, LossReason.BACKLOG_FULL, str(error), now=now)
+                    self._losses.lose_at_once(
+                        stream, line, LossReason.BACKLOG_FULL, str(error), now=now, receipt=receipt
+                    )
                 except EventTooLarge as error:
-                    self._losses.lose_at_once(stream, line, LossReason.TOO_LARGE, str(error), now=now)
+                    self._losses.lose_at_once(stream, line, LossReason.TOO_LARGE, str(error), now=now, receipt=receipt)
         finally:
             self._taking_up = False
             self._told_deadline = -inf  # what the driver was told may be too late now
@@ -369,26 +464,45 @@ class TrackerCore:
 
     def _next_lane(self, now: float) -> Lane | None:
         """The lane that may send now, taken off its queue, or None."""
-        retry_at = self._breaker.retry_at
-        if retry_at is None:
-            return self._schedule.take() if len(self._in_flight) < self._options.max_in_flight else None
-        # One probe at a time.  A lane that has not failed goes first: it may be in no trouble at all.
-        return None if self._in_flight or now < retry_at else self._schedule.take_unfailed()
+        if self._state is TrackerState.CLOSED:
+            return None
+        if now < self._may_send_at():
+            return None
+        if self._breaker.retry_at is not None:
+            # A lane that has not failed goes first: it may be in no trouble at all.
+            return self._schedule.take_unfailed() or self._schedule.take_retry()
+        return self._schedule.take() if now >= self._budget.next_at else self._schedule.take_unfailed()
 
-    def _send(self, lane: Lane, now: float) -> SendRequest:
+    def _may_send_at(self) -> float:
+        """When a lane that is ready may send, minus infinity for now, infinity for not before something happens."""
+        probe_at = self._breaker.retry_at
+        busy = len(self._in_flight) + len(self._at_backlog)
+        if busy >= (self._options.max_in_flight if probe_at is None else 1):  # one probe at a time
+            return inf
+        if self._schedule.has_unfailed():
+            return -inf if probe_at is None else probe_at
+        if self._schedule.has_retry():
+            return self._budget.next_at if probe_at is None else probe_at
+        return inf
+
+    def _send(self, lane: Lane, now: float) -> SendRequest | None:
+        """Send the lane's next batch, or None if it must go to the backlog first."""
+        batch = lane.batches[-1] if lane.batches else self._admission.next_batch(lane)
+        batch.spilled = False
+        if batch.lines is None or (self._keeper is not None and not batch.kept and not self._keeper.failing):
+            lane.fire(LaneInput.ASK_BACKLOG)
+            self._at_backlog[batch.batch_id] = lane
+            if batch.lines is None:
+                self._loads.append(LoadBatch(batch_id=batch.batch_id))
+            return None
         lane.fire(LaneInput.SEND)
-        if lane.batches:
-            batch = lane.batches[-1]
-            body = lane.body(batch.lines)
-        else:
-            if lane.inlet.lines and not (lane.closed and (lane.closed[0].full or lane.closed[-1].full)):
-                lane.close_inlet()  # it goes with what is due before it
-            batch, body = lane.take(
-                next(self._ids), max_events=self._options.max_batch_events, max_bytes=self._admission.max_bytes
-            )
-            lane.batches = [batch]
+        body, batch.body = batch.body or lane.body(batch.lines), None
         if batch.first_sent is None:
             batch.first_sent = now
+        if lane.attempt:
+            self._budget.spend(now)
+        else:
+            self._budget.earn()
         batch.attempts += 1
         self._in_flight[batch.batch_id] = (lane, batch, lane.key)
         self._requests += 1
@@ -415,6 +529,12 @@ class TrackerCore:
         else:
             self._schedule.remove(lane)
 
+    def _split(self, lane: Lane, batch: Batch) -> None:
+        halves = split(batch)
+        if self._keeper is not None:
+            self._keeper.split(lane, batch, halves)
+        self._finish(lane, *halves)
+
     def _fail(self, lane: Lane, status: int | None, message: str, at_least: float, now: float, unit: float) -> None:
         """Pause the lane.  Its batch goes again after that, unless the policy says to give it up."""
         self._failures += 1
@@ -434,6 +554,7 @@ class TrackerCore:
             return
         pause = backoff(lane.attempt, base=policy.base, cap=policy.cap, unit=unit)
         self._schedule.arm(lane, now + max(pause, at_least))
+        self._let_go(lane)
 
     def _park(self, lane: Lane, refused: AuthKey | None, reply: Reply) -> None:
         lane.fire(LaneInput.REFUSED_KEY)
@@ -443,6 +564,7 @@ class TrackerCore:
         batch = lane.batches[-1]
         batch.status, batch.trouble = reply.status, words(reply)
         self._parked.append(ReportParked(stream=lane.stream, status=reply.status, message=words(reply)))
+        self._let_go(lane)
 
     def _unpark(self, lane: Lane) -> None:
         lane.attempt = 0
@@ -456,7 +578,225 @@ class TrackerCore:
         lanes = list(self._schedule)
         for lane in lanes:
             self._schedule.make_due(lane)
-        flush = Flush(self._ledger.pending)
+        refused = 0 if self._recording is None else self._recording.refused_unheard
+        flush = Flush(self._ledger.pending - self._ledger.reserved_events + refused)
         for lane in lanes:
             lane.join_flush(flush)
+        if refused:
+            self._flushes.add(flush)
+        if self._state is TrackerState.CLOSED:
+            flush.leave()
         return flush
+
+    def _set_key(self, stream: str, auth_key: AuthKey) -> None:
+        self._admission.set_key(stream, auth_key)
+        for lane in self._schedule:
+            parked = lane.state is LaneState.PARKED
+            if lane.stream == stream and (parked or not lane.pinned):
+                self._admission.rekey(lane, auth_key)
+                if parked:
+                    self._unpark(lane)
+
+    # -- the backlog ------------------------------------------------------------------------------------
+
+    def restore(self, recovered: Recovered, *, now: float) -> None:
+        """Go on with what a backlog held when it was opened; to be called before anything else is."""
+        with self._turn:
+            assert self._keeper is not None
+            lanes: dict[Lane, list[Batch]] = {}
+            for kept in recovered.batches:
+                batch = self._keeper.restore(kept)
+                self._ledger.restore(batch.events, batch.size)
+                lanes.setdefault(self._restored_lane(kept.stream, kept.fingerprint), []).append(batch)
+            for lane, batches in lanes.items():
+                self._admission.add_kept(lane, batches)
+            for records in recovered.records:
+                lane = self._restored_lane(records.stream, records.fingerprint)
+                lanes[lane] = []
+                self._admission.restore_records(lane, records, now)
+            for lane in lanes:
+                if lane.key is None and lane.fingerprint is not None:
+                    lane.fire(LaneInput.NO_KEY)
+                    message = f"events that were kept wait for the key {lane.fingerprint}, which was not given"
+                    self._parked.append(ReportParked(stream=lane.stream, status=None, message=message))
+                else:
+                    self._schedule.make_ready(lane)
+            self._keeper.begin_after(recovered.generation)
+            if recovered.damaged:
+                self._losses.lose_damaged(recovered.damaged, now=now)
+
+    @property
+    def last_record(self) -> Record | None:
+        """The last one that is still to be written though its ``track`` has returned; all before it come first."""
+        return None if self._recording is None else self._recording.last
+
+    def next_records(self, *, now: float) -> Records | None:
+        """Records to be written, or None if there are none, or others are being written."""
+        with self._turn:
+            return None if self._recording is None else self._recording.take(now, self._admission.lane_of)
+
+    def records_written(self, *, now: float) -> bool:
+        """What :meth:`next_records` gave is written; return whether a driver must look again."""
+        with self._turn:
+            assert self._recording is not None
+            assert self._keeper is not None
+            records, size = self._recording.written()
+            sooner = self._state is TrackerState.CLOSED  # who waits for the end of it all may end
+            for record in records:
+                sooner |= self._sooner(self._enter(record))
+            if self._state is not TrackerState.CLOSED and self._keeper.written(size):
+                self._admission.seal_all()
+                self._keeper.begin_generation()
+                sooner = True
+            self._set_new_keys()
+            return sooner
+
+    def records_refused(self, trouble: str, *, now: float) -> None:
+        """What :meth:`next_records` gave could not be written; ``on_full`` says what becomes of the events."""
+        with self._turn:
+            assert self._recording is not None
+            assert self._keeper is not None
+            message = f"the backlog cannot be written: {trouble}"
+            for record in self._recording.refused(message, now):
+                closed = self._state is TrackerState.CLOSED
+                if self._options.on_full is OnFull.BLOCK and not closed:
+                    continue
+                self._recording.take_back(record)
+                if not record.waits and not closed and self._options.on_full is OnFull.RAISE:
+                    # It was accepted, so better in memory alone than lost.  Its number counts, or marks would lie.
+                    self._keeper.number(self._admission.lane_of(record).address)
+                    self._enter(record)
+                    self._unrecorded = True
+                    continue
+                self._ledger.unreserve(len(record.line))
+                if record.waits and (closed or self._options.on_full is OnFull.RAISE):
+                    continue
+                reason = LossReason.STOPPED if closed else LossReason.BACKLOG_FULL
+                self._losses.lose_at_once(record.stream, record.line, reason, message, now=now, receipt=record.receipt)
+                record.state = RecordState.ACCEPTED
+            if self._state is TrackerState.CLOSED:
+                self._recording.hurry()  # nobody will be there after a pause to write those that came meanwhile
+            self._set_new_keys()
+
+    def records_put_off(self, records: Records) -> None:
+        """Whoever was to write *records* did not come to it, through no fault of the disk: they come again."""
+        with self._turn:
+            assert self._recording is not None
+            self._recording.put_off(records)
+            self._set_new_keys()
+
+    def next_backlog_command(self, *, now: float, records: bool = True) -> BacklogCommand | None:
+        """What the backlog is to do next, or None for nothing before :meth:`next_backlog_deadline`.
+
+        Records come last, or not at all where somebody else looks after them: those that wait for theirs never stop.
+        """
+        with self._turn:
+            if self._keeper is None:
+                return None
+            command: BacklogCommand | None = self._loads.popleft() if self._loads else self._keeper.update(now)
+            if command is None and records and self._recording is not None:
+                command = self._recording.take(now, self._admission.lane_of)
+            return command
+
+    def next_backlog_deadline(self, *, records: bool = True) -> float | None:
+        """When to call :meth:`next_backlog_command` again though nothing happens; as :meth:`next_deadline`."""
+        with self._turn:
+            pass  # what has interrupted this call is taken up at its end, and counts
+        if self._loads:
+            return -inf
+        parts = (self._keeper, self._recording if records else None)
+        deadlines = [part.deadline() for part in parts if part is not None]
+        return min((deadline for deadline in deadlines if deadline is not None), default=None)
+
+    def backlog_updated(self) -> None:
+        """The update was made."""
+        with self._turn:
+            assert self._keeper is not None
+            self._keeper.updated(self._admission.resident)
+            self._back_from_backlog()
+
+    def backlog_failed(self, trouble: str, *, now: float) -> None:
+        """The update was not made, or nobody knows.  It comes again; meanwhile batches are sent though not kept."""
+        with self._turn:
+            assert self._keeper is not None
+            self._keeper.failed(now)
+            self._back_from_backlog()
+            if self._state is TrackerState.CLOSED:
+                message = f"{_UNDELIVERED}, and the backlog cannot be written: {trouble}"
+                for lane, batch in self._keeper.give_up(all_=self._recording is None or self._unrecorded):
+                    position = lane.batches.index(batch)
+                    after = sum(other.events for other in lane.batches[position + 1 :])
+                    del lane.batches[position]
+                    self._losses.lose(lane, batch, LossReason.STOPPED, batch.status, message, now=now, after=after)
+                self._keeper.give_up(all_=False)  # what it would have been told of these
+
+    def batch_loaded(self, batch_id: str, lines: bytes) -> None:
+        """The events of a batch, as the backlog has kept them."""
+        with self._turn:
+            lane = self._at_backlog.pop(batch_id, None)
+            if lane is not None:
+                assert self._keeper is not None
+                self._keeper.loaded(lane.batches[-1], lines)
+                self._schedule.make_next(lane)
+
+    def batch_unreadable(self, batch_id: str, trouble: str, *, now: float) -> None:
+        """The events of a batch cannot be read any more."""
+        with self._turn:
+            lane = self._at_backlog.pop(batch_id, None)
+            if lane is not None:
+                self._schedule.make_next(lane)
+                lane = self._schedule.take()
+                assert lane is not None
+                lane.fire(LaneInput.SEND)
+                self._give_up(lane, LossReason.DAMAGED, None, trouble, now)
+
+    def _restored_lane(self, stream: str, fingerprint: str | None) -> Lane:
+        lane = self._schedule.at((stream, fingerprint))
+        if lane is None:
+            key = self._admission.key_of(stream, fingerprint)
+            lane = Lane(stream, key, pinned=not self._admission.is_plain(stream, fingerprint), fingerprint=fingerprint)
+            self._schedule.add(lane)
+        return lane
+
+    def _enter(self, record: Record) -> float:
+        record.state = RecordState.ACCEPTED
+        if self._state is TrackerState.CLOSED:  # it stays where it is written
+            self._ledger.unreserve(len(record.line))
+            self._ledger.leave(1, len(record.line))
+            if record.receipt is not None:
+                record.receipt._settle(Outcome.KEPT)
+            return inf
+        return self._admission.enter(record)
+
+    def _set_new_keys(self) -> None:
+        keys, self._new_keys = self._new_keys, []
+        for stream, key in keys:
+            self._set_key(stream, key)
+
+    def _back_from_backlog(self) -> None:
+        """Let go on who waited for an update."""
+        assert self._keeper is not None
+        for batch_id, lane in list(self._at_backlog.items()):
+            batch = lane.batches[-1]
+            if batch.lines is not None and (batch.kept or self._keeper.failing):
+                del self._at_backlog[batch_id]
+                self._schedule.make_next(lane)
+
+    def _let_go(self, lane: Lane) -> None:
+        if self._keeper is not None and lane.batches:
+            self._keeper.let_go(lane.batches[-1], self._admission.resident)
+
+    def _leave(self, keeper: Keeper) -> None:
+        """Leave what has no outcome in the backlog.  What there are records of is there already."""
+        if self._recording is None or self._unrecorded:
+            self._admission.seal_all()
+        for lane in self._schedule:
+            lane.leave()
+            self._schedule.remove(lane)
+        for flush in self._flushes:
+            flush.leave()
+        self._at_backlog.clear()
+        self._loads.clear()
+        keeper.hurry()
+        if self._recording is not None:
+            self._recording.hurry()

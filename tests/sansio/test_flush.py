@@ -6,8 +6,8 @@ import gc
 
 import pytest
 
-from atom_sansio import Flush, FlushResult
-from atom_sansio._flush import FlushShare
+from atom_sansio import Flush, FlushResult, Outcome, Receipt
+from atom_sansio._flush import FlushShare, ReceiptShare
 
 
 def test_nothing_pending() -> None:
@@ -59,3 +59,38 @@ def test_held_weakly() -> None:
 def test_truth(lost: int, pending: int, truth: bool) -> None:
     """A result is true if everything was delivered."""
     assert bool(FlushResult(delivered=3, lost=lost, pending=pending)) is truth
+
+
+def test_left_in_a_backlog() -> None:
+    """What a closed tracker leaves in its backlog is pending, and not waited for."""
+    flush, gone = Flush(3), Flush(1)
+    shares = FlushShare(flush, 3), FlushShare(gone, 1)
+    del gone
+    shares[0].settle(1, after=0, delivered=True)
+    for share in shares:
+        share.leave()
+    assert flush.done
+    assert flush.result == FlushResult(delivered=1, lost=0, pending=2)
+
+
+def test_a_receipt_for_one_among_others() -> None:
+    """What settles before its event, or after it, does not settle it."""
+    receipt = Receipt()
+    share = ReceiptShare(receipt, 2)
+    share.settle(2, after=3, delivered=True)  # later ones, of which the lane lets go first
+    share.settle(2, after=0, delivered=True)
+    assert receipt.outcome is None
+    share.settle(1, after=0, delivered=True)
+    share.leave()
+    receipt._settle(Outcome.LOST)
+    assert receipt.outcome is Outcome.DELIVERED
+
+
+def test_a_receipt_that_nobody_holds() -> None:
+    """It is told nothing more."""
+    share = ReceiptShare(Receipt(), 0)
+    gc.collect()
+    assert not share.wanted
+    share.leave()
+    share.settle(1, after=0, delivered=True)
+    assert share.left == 0

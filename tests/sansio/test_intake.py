@@ -17,6 +17,7 @@ from atom_sansio import (
     Intake,
     LossReason,
     Options,
+    Receipt,
     Reply,
     ReportLoss,
     SendRequest,
@@ -25,7 +26,7 @@ from atom_sansio import (
 )
 
 
-class Tracker(Intake):
+class Tracker(Intake[Receipt]):
     """A core with an intake; it knows how many events were not taken in without a decision."""
 
     def __init__(self, **options: Any) -> None:
@@ -35,7 +36,7 @@ class Tracker(Intake):
 
     track = Intake._take
 
-    def _decide(self, stream: str, line: bytes, auth_key: str | AuthKey | None) -> None:
+    def _decide(self, stream: str, line: bytes, auth_key: str | AuthKey | None, receipt: bool) -> None:
         self.decided += 1
         self.core.track_line(stream, line, None if auth_key is None else AuthKey.of(auth_key), now=0.0)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
@@ -54,6 +55,8 @@ GOOD: list[tuple[str, Any, Any]] = [
     ("retry", RetryPolicy(base=1.0), RetryPolicy(base=1.0)),
     ("on_loss", send, send),
     ("on_loss", None, None),
+    ("backlog", "events.db", "events.db"),
+    ("backlog", Path("events.db"), Path("events.db")),
     ("transport", Transport, Transport),
 ]
 
@@ -84,6 +87,9 @@ BAD: list[tuple[str, Any, type[Exception]]] = [
     ("max_in_flight", 1025, ValueError),
     ("retry", {"base": 1}, TypeError),
     ("on_loss", "print", TypeError),
+    ("backlog", 5, TypeError),
+    ("backlog", b"events.db", TypeError),
+    ("backlog", "", ValueError),
     ("transport", object(), TypeError),
     ("endpoint", "ftp://h", ValueError),
     ("endpoint", 5, TypeError),
@@ -198,6 +204,7 @@ ENVIRONMENT = {
     "ATOM_REQUEST_TIMEOUT": "5",
     "ATOM_RETRY": '{"base": 1, "cap": 2, "max_attempts": 3}',
     "ATOM_ON_LOSS": "package.module:on_loss",
+    "ATOM_BACKLOG": "/var/events.db",
     "ATOM_TRANSPORT": "package.module:transport",
 }
 
@@ -224,6 +231,7 @@ def test_environment() -> None:
         request_timeout=5.0,
         retry=RetryPolicy(base=1, cap=2, max_attempts=3),
         on_loss=send,
+        backlog="/var/events.db",
         transport=Transport,
     )
 

@@ -16,7 +16,7 @@ PACKAGE = Path(atom_sansio.__file__).parent
 ALLOWED = {
     "__future__", "base64", "binascii", "collections", "contextlib", "dataclasses", "datetime", "decimal", "enum",
     "functools", "h11", "hashlib", "heapq", "hmac", "importlib", "itertools", "json", "math", "operator", "orjson",
-    "re", "struct", "sys", "types", "typing", "typing_extensions", "urllib", "weakref",
+    "re", "struct", "sys", "types", "typing", "typing_extensions", "urllib", "weakref", "zlib",
 }  # fmt: skip
 IMPURE = {
     "_socket", "anyio", "asyncio", "concurrent", "fcntl", "getpass", "http", "io_uring", "logging", "multiprocessing",

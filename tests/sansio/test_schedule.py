@@ -59,11 +59,24 @@ def test_turns() -> None:
         schedule.make_ready(it)
         assert it.state is LaneState.READY
     schedule.remove(lanes[0])
-    assert schedule.peek() is lanes[1]
+    assert schedule.has_unfailed()
     assert schedule.take() is lanes[1]
     assert schedule.take() is lanes[2]
     assert schedule.take() is None
-    assert schedule.peek() is None
+    assert not schedule.has_unfailed()
+
+
+def test_turns_of_those_that_have_failed() -> None:
+    """They are told apart from the others, and take their turns among them."""
+    schedule = Schedule()
+    lanes = [lane(str(n)) for n in range(4)]
+    for number, it in enumerate(lanes):
+        it.attempt = number % 2
+        schedule.add(it)
+        schedule.make_ready(it)
+    assert schedule.has_retry()
+    assert [schedule.take() for _ in lanes] == lanes
+    assert not schedule.has_retry()
 
 
 def test_a_lane_that_has_not_failed_goes_first() -> None:
@@ -76,7 +89,8 @@ def test_a_lane_that_has_not_failed_goes_first() -> None:
         schedule.make_ready(it)
     schedule.remove(gone)
     assert schedule.take_unfailed() is fresh
-    assert schedule.take_unfailed() is failed
+    assert schedule.take_unfailed() is None
+    assert schedule.take_retry() is failed
     assert schedule.take_unfailed() is None
 
 

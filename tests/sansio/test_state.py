@@ -32,11 +32,12 @@ WORDS: dict[str, dict[str, str]] = {
     "open": {"track": "open", "flush": "open", "close": "draining", "abandon": "closed"},
     "draining": {"flush": "draining", "close": "draining", "all settled": "closed", "abandon": "closed"},
     "closed": {"flush": "closed", "close": "closed", "abandon": "closed"},
-    "filling": {"due": "ready"},
-    "ready": {"send": "in flight"},
+    "filling": {"due": "ready", "no key": "parked"},
+    "ready": {"send": "in flight", "ask the backlog": "at the backlog"},
     "in flight": {"settled": "filling", "failed": "backing off", "key refused": "parked"},
     "backing off": {"due": "ready"},
     "parked": {"new key": "ready"},
+    "at the backlog": {"backlog done": "ready"},
 }
 """The design, in the words that messages and diagrams use."""
 SWEEP = [(table, *pair) for table, states, inputs in TABLES for pair in product(states, inputs)]

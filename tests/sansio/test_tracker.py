@@ -251,6 +251,23 @@ class TestTriggers:
         t.flush()
         assert events(t.send()) == [{"items": [1]}]
 
+    def test_what_did_not_fit(self) -> None:
+        """What a full batch turned out to have no room for waits for its time, and what comes then joins it."""
+        t = Tracker(max_batch_bytes=1024, flush_interval=10.0)
+        count = 0
+        while t.core.next_deadline() != float("-inf"):
+            count += 1
+            t.track("\\" * 30 + str(count))
+        first = t.send()
+        assert first.events < count
+        t.now = 5.0
+        t.answer(first)
+        assert t.sent() == []
+        assert not t.track("more")
+        assert t.sent() == []
+        t.now = 10.0
+        assert events(t.send())[0] == "\\" * 30 + str(first.events + 1)
+
 
 class TestLanes:
     def test_order_and_one_in_flight(self) -> None:
@@ -565,6 +582,7 @@ class TestFailures:
         assert loss.loss == Loss(
             stream="a",
             lines=b'"x"\n',
+            count=1,
             reason=LossReason.EXPIRED,
             status=500,
             message="words",

@@ -1,0 +1,346 @@
+"""What a backlog is told, and in which order; how records are given out and taken back."""
+
+from __future__ import annotations
+
+from math import inf
+
+import pytest
+
+from atom_sansio import DeadLetter, KeptBatch, Level, Loss, LossReason, Mark, RecordState, UpdateBacklog
+from atom_sansio import _keeper as keeper_module
+from atom_sansio._keeper import Keeper
+from atom_sansio._lane import Batch, Lane, split
+from atom_sansio._recording import Record, Recording
+
+
+def make(keeper: Keeper, batch_id: str, events: int = 2) -> Batch:
+    """A batch at the next place."""
+    batch = Batch.of(batch_id, b"1\n" * events, events)
+    batch.place = keeper.next_place()
+    return batch
+
+
+def update(keeper: Keeper, *, now: float = 0.0) -> UpdateBacklog:
+    found = keeper.update(now)
+    assert found is not None
+    return found
+
+
+def ids(found: UpdateBacklog) -> list[str]:
+    return [kept.batch_id for kept, _ in found.put]
+
+
+@pytest.fixture
+def lane() -> Lane:
+    return Lane("clicks", None)
+
+
+@pytest.fixture
+def keeper() -> Keeper:
+    return Keeper(Level.PROCESS)
+
+
+def put(keeper: Keeper, lane: Lane, batch: Batch) -> None:
+    keeper.seal(lane, batch.events)
+    keeper.put(lane, batch)
+
+
+def test_one_update_at_a_time(keeper: Keeper, lane: Lane) -> None:
+    """What comes while an update is under way makes up the next."""
+    assert keeper.idle
+    assert keeper.deadline() is None
+    put(keeper, lane, make(keeper, "a"))
+    assert keeper.deadline() == -inf
+    first = update(keeper)
+    put(keeper, lane, make(keeper, "b"))
+    assert keeper.deadline() is None
+    assert keeper.update(0.0) is None
+    keeper.updated(0)
+    second = update(keeper)
+    keeper.updated(0)
+    assert (ids(first), ids(second)) == (["a"], ["b"])
+    assert [mark.index for mark in (*first.marks, *second.marks)] == [2, 4]
+    assert keeper.idle
+
+
+def test_dropped_last(keeper: Keeper, lane: Lane, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch is dropped, and a letter buried, only in an update that leaves nothing to be put."""
+    monkeypatch.setattr(keeper_module, "_CHUNK", 4)
+    first = make(keeper, "a")
+    put(keeper, lane, first)
+    update(keeper)
+    keeper.updated(0)
+    keeper.settled(lane, first)
+    loss = Loss(
+        stream="s", lines=b"", count=1, reason=LossReason.REJECTED, status=None, message="", attempts=1, time=0.0
+    )
+    keeper.bury(DeadLetter(letter_id="l", fingerprint=None, loss=loss))
+    for name in ("b", "c"):
+        put(keeper, lane, make(keeper, name))
+    found = update(keeper)
+    assert (ids(found), found.drop, found.dead) == (["b"], (), ())
+    keeper.updated(0)
+    found = update(keeper)
+    assert (ids(found), found.drop, [each.letter_id for each in found.dead]) == (["c"], ("a",), ["l"])
+
+
+def test_a_failure(keeper: Keeper, lane: Lane) -> None:
+    """What failed comes again after a pause, or at once when somebody hurries, before what came later."""
+    put(keeper, lane, make(keeper, "a"))
+    update(keeper)
+    put(keeper, lane, make(keeper, "b"))
+    keeper.failed(10.0)
+    assert keeper.failing
+    assert keeper.deadline() == 11.0
+    assert keeper.update(10.5) is None
+    keeper.hurry()
+    assert ids(update(keeper, now=10.5)) == ["a", "b"]
+    keeper.updated(0)
+    assert not keeper.failing
+
+
+def test_settled_before_it_is_kept(keeper: Keeper, lane: Lane) -> None:
+    """Of a batch that is settled first only its mark is put; one that is settled meanwhile is dropped then."""
+    before, meanwhile, never = make(keeper, "a"), make(keeper, "b"), make(keeper, "c")
+    put(keeper, lane, before)
+    keeper.settled(lane, before)
+    put(keeper, lane, meanwhile)
+    found = update(keeper)
+    assert (ids(found), [mark.index for mark in found.marks]) == (["b"], [4])
+    keeper.settled(lane, meanwhile)
+    keeper.seal(lane, never.events)
+    keeper.settled(lane, never)
+    keeper.updated(0)
+    found = update(keeper)
+    assert (ids(found), set(found.drop), [mark.index for mark in found.marks]) == ([], {"a", "b"}, [6])
+
+
+def test_without_records(lane: Lane) -> None:
+    """At the level of memory there are no marks."""
+    keeper = Keeper(Level.MEMORY)
+    batch = make(keeper, "a")
+    put(keeper, lane, batch)
+    assert update(keeper).marks == ()
+    keeper.updated(0)
+    unasked = make(keeper, "b")
+    keeper.settled(lane, unasked)
+    assert keeper.idle
+
+
+def test_split(keeper: Keeper, lane: Lane, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Halves are put together, however large they are, and what they were split off is dropped then."""
+    monkeypatch.setattr(keeper_module, "_CHUNK", 1)
+    kept, unkept = make(keeper, "a"), make(keeper, "b")
+    put(keeper, lane, kept)
+    update(keeper)
+    keeper.updated(0)
+    keeper.split(lane, kept, split(kept))
+    found = update(keeper)
+    assert (ids(found), found.drop) == (["a.1", "a.2"], ("a",))
+    assert [(each.place, each.part) for each, _ in found.put] == [(1, 0), (1, 1)]
+    keeper.updated(0)
+    put(keeper, lane, unkept)
+    halves = split(unkept)
+    keeper.split(lane, unkept, halves)
+    assert all(entry.mark is None for entry in keeper._queue if entry.batch is unkept)
+    assert ids(update(keeper)) == ["b.1", "b.2"]
+
+
+def test_memory(lane: Lane) -> None:
+    """Events are let go once they are kept and memory is short, and counted as away until they are loaded."""
+    keeper = Keeper(Level.PROCESS, window=3)
+    spilled, sent = make(keeper, "a"), make(keeper, "b")
+    spilled.spilled = True
+    for batch in (spilled, sent):
+        put(keeper, lane, batch)
+    keeper.let_go(sent, 100)
+    assert sent.lines is not None
+    update(keeper)
+    keeper.updated(8)
+    assert (spilled.lines, keeper.away) == (None, 4)
+    keeper.let_go(sent, 3)
+    assert sent.lines is not None
+    keeper.let_go(sent, 4)
+    assert (sent.lines, keeper.away) == (None, 8)
+    keeper.loaded(sent, b"1\n1\n")
+    assert keeper.away == 4
+    keeper.settled(lane, spilled)
+    assert keeper.away == 0
+
+
+def test_restored(keeper: Keeper, lane: Lane) -> None:
+    """What was kept before keeps its place; records become batches that are put all or none, with all their marks."""
+    kept = KeptBatch(batch_id="old", place=7, part=3, stream="clicks", fingerprint=None, events=1, size=2)
+    batch = keeper.restore(kept)
+    assert (batch.kept, batch.lines, batch.place, batch.part, keeper.away) == (True, None, 7, 3, 2)
+    marks = tuple(Mark(generation=n, stream="clicks", fingerprint=None, index=n) for n in (3, 4))
+    batches = [make(keeper, "a"), make(keeper, "b")]
+    assert [each.place for each in batches] == [8, 9]
+    keeper.put_restored(lane, batches, marks)
+    keeper.begin_after(4)
+    found = update(keeper)
+    assert (ids(found), found.marks, found.forget_before, keeper.generation) == (["a", "b"], marks, 5, 5)
+    Keeper(Level.PROCESS).begin_after(0)
+
+
+def test_generations(keeper: Keeper, lane: Lane, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After so many bytes another generation begins, in which numbers begin anew."""
+    monkeypatch.setattr(keeper_module, "GENERATION_SIZE", 10)
+    assert keeper.number(lane.address) == 1
+    assert keeper.number(lane.address) == 2
+    keeper.take_back_number(lane.address)
+    assert keeper.number(lane.address) == 2
+    assert not keeper.written(9)
+    assert keeper.written(1)
+    keeper.begin_generation()
+    assert keeper.number(lane.address) == 1
+    assert not keeper.written(9)
+    assert update(keeper).forget_before == 2
+
+
+def test_marks_do_not_pile_up(keeper: Keeper, lane: Lane) -> None:
+    """While the backlog cannot be written, of many marks of one stream the last is kept, and all that is to be put."""
+    other = Lane("views", None)
+    put(keeper, other, make(keeper, "a"))
+    update(keeper)
+    keeper.failed(0.0)
+    keeper.begin_generation()
+    for _ in range(5000):
+        batch = make(keeper, "sent")
+        keeper.seal(lane, batch.events)
+        keeper.settled(lane, batch)
+    assert len(keeper._queue) < 2500
+    found = update(keeper, now=1.0)
+    assert ids(found) == ["a"]
+    assert found.forget_before == 2
+    assert {(mark.stream, mark.index) for mark in found.marks} == {("views", 2), ("clicks", 10_000)}
+
+
+def test_giving_up(keeper: Keeper, lane: Lane) -> None:
+    """What is not kept is given back, if it should have been; nothing is to be told any more."""
+    for all_ in (True, False):
+        batch = make(keeper, "a")
+        put(keeper, lane, batch)
+        keeper.settled(lane, gone := make(keeper, "b"))
+        assert gone.settled
+        assert keeper.give_up(all_=all_) == ([(lane, batch)] if all_ else [])
+        assert keeper.idle
+
+
+# -- records ----------------------------------------------------------------------------------------------
+
+
+def record(lane: Lane, line: bytes = b"1\n", *, waits: bool = False) -> Record:
+    return Record("clicks", line, None, 0.0, lane, waits=waits)
+
+
+def test_records_are_given_out_together(keeper: Keeper, lane: Lane) -> None:
+    """All that there are are written at once, and others when these are."""
+    recording = Recording(keeper)
+    assert (recording.idle, recording.last, recording.deadline()) == (True, None, None)
+    first, second, third = (record(lane, b"%d\n" % n) for n in range(3))
+    recording.add(first, 0.0)
+    recording.add(second, 0.0)
+    assert recording.last is second
+    assert recording.deadline() == -inf
+    records = recording.take(0.0, lambda each: each.lane)
+    assert records is not None
+    assert records.data.count(b"\n") == 2
+    assert recording.last is second
+    recording.add(third, 0.0)
+    assert (recording.writing, recording.deadline()) == (True, None)
+    assert recording.take(9.0, lambda each: each.lane) is None
+    assert not recording.take_back(first)
+    assert recording.written() == ([first, second], len(records.data))
+    assert recording.last is third
+    assert recording.take_back(third)
+    assert third.state is RecordState.REFUSED
+    assert recording.idle
+
+
+def test_refused_records(keeper: Keeper, lane: Lane) -> None:
+    """They keep their order and their numbers, and whoever comes within the pause is told at once why."""
+    recording = Recording(keeper)
+    for n in range(2):
+        recording.add(record(lane, b"%d\n" % n), 0.0)
+    records = recording.take(0.0, lambda each: each.lane)
+    refused = recording.refused("full", 5.0)
+    assert [(each.line, each.trouble, each.state) for each in refused] == [
+        (b"0\n", "full", RecordState.QUEUED),
+        (b"1\n", "full", RecordState.QUEUED),
+    ]
+    assert (recording.deadline(), recording.pauses(5.5), recording.pauses(6.0)) == (6.0, "full", "")
+    assert recording.take(5.5, lambda each: each.lane) is None
+    late = record(lane, b"2\n", waits=True)
+    recording.add(late, 5.5)
+    assert late.trouble == "full"
+    assert recording.refused_unheard == 2
+    assert recording.take_back(late)
+    assert recording.take(6.0, lambda each: each.lane) == records
+    recording.refused("full", 6.0)
+    recording.hurry()
+    assert recording.take(6.0, lambda each: each.lane) == records
+
+
+def test_the_last_record_that_nobody_waits_for(keeper: Keeper, lane: Lane) -> None:
+    """Who wants all written that was tracked need not wait for those that see to theirs themselves."""
+    recording = Recording(keeper)
+    awaited, unheard = record(lane, waits=True), record(lane)
+    recording.add(awaited, 0.0)
+    assert recording.last is None
+    recording.add(unheard, 0.0)
+    recording.add(record(lane, waits=True), 0.0)
+    assert recording.last is unheard
+    recording.take(0.0, lambda each: each.lane)
+    assert recording.last is unheard
+
+
+def test_a_record_that_comes_while_the_last_is_looked_for(keeper: Keeper, lane: Lane) -> None:
+    """A signal handler that tracks meanwhile does no harm, and its record counts."""
+    recording = Recording(keeper)
+    unheard = record(lane)
+
+    class Interrupted(Record):
+        @property
+        def waits(self) -> bool:  # type: ignore[override]
+            if unheard not in recording._queue:
+                recording.add(unheard, 0.0)
+            return True
+
+        @waits.setter
+        def waits(self, value: bool) -> None: ...
+
+    recording.add(record(lane, waits=True), 0.0)
+    recording.add(Interrupted("clicks", b"1\n", None, 0.0, lane, waits=True), 0.0)
+    assert recording.last is unheard
+
+
+def test_records_put_off(keeper: Keeper, lane: Lane) -> None:
+    """What nobody came to write comes again as it was, and no records but the last that were given."""
+    recording = Recording(keeper)
+    recording.add(record(lane), 0.0)
+    records = recording.take(0.0, lambda each: each.lane)
+    assert records is not None
+    recording.put_off(records)
+    assert not recording.writing
+    again = recording.take(0.0, lambda each: each.lane)
+    assert again == records
+    assert again is not None
+    recording.put_off(records)
+    assert recording.writing
+    recording.written()
+    recording.put_off(again)
+    assert recording.idle
+
+
+def test_many_records(keeper: Keeper, lane: Lane) -> None:
+    """No more than about a mebibyte is written at once."""
+    recording = Recording(keeper)
+    for _ in range(30):
+        recording.add(record(lane, b'"%s"\n' % (b"x" * 100_000)), 0.0)
+    sizes = []
+    while (records := recording.take(0.0, lambda each: each.lane)) is not None:
+        sizes.append(len(records.data))
+        recording.written()
+    assert len(sizes) == 3
+    assert max(sizes) < 1_200_000
