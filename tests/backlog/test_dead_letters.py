@@ -1,0 +1,137 @@
+"""Dead letters: listed as they were lost, erased, or sent again under their old ids; never altered."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from pathlib import Path
+
+import pytest
+from files import change, held, letter, lines_of
+
+from atom_sansio import BacklogError, LossReason, Request
+from atom_sync import MemoryTransport, Tracker
+from atom_sync.backlog import Backlog, DeadLetters
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A backlog with four dead letters."""
+    opened = Backlog(tmp_path / "events.db").open()
+    letters = [letter(f"batch-{n}", lines_of({"n": n}, n), fingerprint="0" * 16 if n % 2 else None) for n in range(4)]
+    opened.update(change(dead=letters))
+    opened.update(change(dead=letters[:1]))  # again, as after a failure
+    opened.close()
+    return tmp_path / "events.db"
+
+
+def ids(letters: DeadLetters) -> list[str]:
+    return [each.letter_id for each in letters]
+
+
+def test_listing(file: Path) -> None:
+    """All that was known of a loss is there, once."""
+    with DeadLetters(file) as letters:
+        listed = {each.letter_id: each for each in letters}
+        assert len(list(letters)) == 4
+        assert letters.pending == (0, 0)
+        assert letters.damaged == []
+        assert letters.waiting() == []
+    one = listed["batch-1"]
+    assert (one.stream, one.fingerprint, one.events, one.reason) == ("clicks", "0" * 16, 2, LossReason.REJECTED)
+    assert (one.status, one.message, one.attempts, one.time) == (400, "no, ünd never", 3, 1.5)
+    assert one.lines == lines_of({"n": 1}, 1)
+    assert one.values() == [{"n": 1}, 1]
+
+
+def test_erasing(file: Path) -> None:
+    """What is erased is gone, also while the rest is being listed, and twice is as good as once."""
+    with DeadLetters(file) as letters:
+        for each in letters:
+            if each.letter_id in ("batch-1", "batch-3"):
+                letters.erase(each)
+                letters.erase(each)
+        assert sorted(ids(letters)) == ["batch-0", "batch-2"]
+        letters.erase(*letters)
+        assert ids(letters) == []
+
+
+def test_reviving(file: Path) -> None:
+    """What is revived is sent again by the next tracker, under its old id, and is a letter no longer."""
+    with DeadLetters(file) as letters:
+        [one] = [each for each in letters if each.letter_id == "batch-2"]
+        letters.revive(one)
+        letters.revive(one)
+        assert sorted(ids(letters)) == ["batch-0", "batch-1", "batch-3"]
+        assert letters.pending == (1, 2)
+        [waiting] = letters.waiting()
+        assert (waiting.batches, waiting.events, waiting.size) == (1, 2, len(one.lines))
+    assert held(file)[0] == {"batch-2": ("clicks", None, one.lines)}
+    seen: list[tuple[object, object]] = []
+
+    def answer(request: Request) -> int:
+        headers = {name.lower(): value for name, value in request.headers}
+        seen.append((next(v for n, v in headers.items() if "id" in n), json.loads(json.loads(request.body)["data"])))
+        return 200
+
+    with Tracker("http://x/", backlog=file, transport=MemoryTransport(answer)) as tracker:
+        assert tracker.flush(30).delivered == 2
+    assert seen == [("batch-2", [{"n": 2}, 2])]
+
+
+def test_altered(file: Path) -> None:
+    """A letter that is not what was buried is set aside, and neither listed nor revived."""
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        connection.execute("UPDATE dead SET stream = 'others' WHERE letter_id = 'batch-0'")
+        connection.execute("UPDATE dead SET lines = 'text' WHERE letter_id = 'batch-1'")
+        connection.execute("UPDATE dead SET stream = CAST(X'FF' AS TEXT) WHERE letter_id = 'batch-3'")
+        connection.commit()
+    with DeadLetters(file) as letters:
+        one = next(iter(letters))
+        assert one.letter_id == "batch-2"
+        letters._connection.execute("UPDATE dead SET lines = X'31'")
+        with pytest.raises(BacklogError, match="cannot be used: its checksum is wrong"):
+            letters.revive(one)
+        assert ids(letters) == []
+        assert letters.pending == (0, 0)
+        assert {(source, reason) for source, reason, _ in letters.damaged} == {("dead", "its checksum is wrong")}
+        assert len(letters.damaged) == 4
+
+
+def test_no_backlog(tmp_path: Path) -> None:
+    """A file that is not there, is a folder, or is of another kind is a BacklogError, and is left as it is."""
+    (tmp_path / "text").write_text("dear diary " * 99)
+    with contextlib.closing(sqlite3.connect(tmp_path / "other")) as connection:
+        connection.execute("CREATE TABLE mine (text)")
+    (tmp_path / "empty").touch()
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    for name, words in (
+        ("none", "is not there"),
+        (".", "is not there"),
+        ("text", "cannot be read: file is not a database"),
+        ("other", "cannot be read: it is no backlog"),
+        ("empty", "is an empty file"),
+    ):
+        with pytest.raises(BacklogError, match=words):
+            DeadLetters(tmp_path / name)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_beside_a_tracker(tmp_path: Path) -> None:
+    """Letters are listed and erased while a tracker has the file."""
+    with Tracker(
+        "http://x/", backlog=tmp_path / "b", transport=MemoryTransport([400]), on_loss=str, max_batch_events=1
+    ) as tracker:
+        tracker.track("clicks", 1)
+        assert tracker.flush(30).lost == 1
+        with DeadLetters(tmp_path / "b") as letters:
+            while not (found := list(letters)):
+                pass
+            [one] = found
+            assert one.values() == [1]
+            letters.erase(one)
+        tracker.track("clicks", 2)
+        assert tracker.flush(30).delivered == 1
+    with DeadLetters(tmp_path / "b") as letters:
+        assert ids(letters) == []

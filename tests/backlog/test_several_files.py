@@ -1,0 +1,194 @@
+"""Several trackers on one backlog: files with numbers, who has which, and what is taken over."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+import atom_anyio
+from atom_sansio import BacklogError, DeadLetter, KeptBatch, Loss, LossReason, Request, UpdateBacklog
+from atom_sync import MemoryTransport, Tracker
+from atom_sync.backlog import Backlog, DeadLetters
+from atom_sync.backlog import _tables as tables
+
+
+def tracker(path: Path, answer: Any = None, **options: Any) -> Tracker:
+    return Tracker("http://x/", backlog=path, transport=MemoryTransport(answer), on_loss=str, **options)
+
+
+def put(path: Path, *batches: tuple[str, str, list[Any]]) -> None:
+    """Leave batches of (id, stream, events) in a file, at places 1, 2, ..."""
+    opened = Backlog(path).open(numbered=False)
+    kept = []
+    for place, (batch_id, stream, events) in enumerate(batches, 1):
+        lines = b"".join(json.dumps(event).encode() + b"\n" for event in events)
+        batch = KeptBatch(
+            batch_id=batch_id, place=place, part=0, stream=stream, fingerprint=None, events=len(events), size=len(lines)
+        )
+        kept.append((batch, lines))
+    opened.update(UpdateBacklog(put=tuple(kept), drop=(), dead=(), marks=(), forget_before=0))
+    opened.close()
+
+
+def test_halves_replace_nobody(tmp_path: Path) -> None:
+    """What is split off a batch of another file replaces no batch of the first one, though both are its first."""
+    file = tmp_path / "events.db"
+    put(file, ("own", "slow", [1]))
+    put(file.with_name("events.db.2"), ("other", "bad", [1, 2, 3, 4]))
+    asked: list[str] = []
+
+    def answer(request: Request) -> int:
+        stream = json.loads(request.body)["table"]
+        asked.append(stream)
+        if stream == "slow":
+            return 503
+        return 400 if len(json.loads(json.loads(request.body)["data"])) > 1 else 200
+
+    with tracker(file, answer) as it:
+        while it.statistics().delivered < 4:
+            pass
+        it.stop(0)
+    transport = MemoryTransport()
+    with Tracker("http://x/", backlog=file, transport=transport) as it:
+        it.flush(30)
+        assert sum(it.statistics().lost.values()) == 0
+        assert it.statistics().delivered == 1
+    assert transport.events == [("slow", 1)]
+    assert "slow" in asked
+
+
+def test_a_missing_number_is_not_the_end(tmp_path: Path) -> None:
+    """A file is taken over though the one before it has been emptied and deleted."""
+    file = tmp_path / "events.db"
+    put(file)
+    put(file.with_name("events.db.4"), ("left", "clicks", [1, 2]))
+    assert Backlog(file).files == [file, file.with_name("events.db.4")]
+    with tracker(file) as it:
+        it.flush(30)
+        assert it.statistics().delivered == 2
+    assert Backlog(file).files == [file]
+
+
+def test_the_first_file_or_none(tmp_path: Path) -> None:
+    """Who wants the file itself is told which process has it, and no other is made."""
+    file = tmp_path / "events.db"
+    opened = Backlog(file).open(numbered=False)
+    assert opened.files == [file]
+    try:
+        with pytest.raises(BacklogError, match=rf"events.db is in use by process {os.getpid()}$"):
+            Backlog(file).open(numbered=False)
+        file.with_name("events.db-lock").write_bytes(b"")
+        with pytest.raises(BacklogError, match=r"is in use by another tracker$"):
+            Backlog(file).open(numbered=False)
+    finally:
+        opened.close()
+    assert Backlog(file).files == [file]
+
+
+def test_stopping_again_does_not_wait(tmp_path: Path) -> None:
+    """What is left in the backlog is not waited for by another stop or flush, and is pending in their results."""
+    began = time.monotonic()
+    with tracker(tmp_path / "events.db", [503] * 99) as it:
+        it.track("clicks", 1)
+        assert it.stop(0).pending == 1
+        assert it.flush(60).pending == 1
+        assert it.stop(60).pending == 1
+    assert time.monotonic() - began < 30
+
+
+def test_a_flush_ends_with_its_tracker(tmp_path: Path) -> None:
+    """A flush that waits in another thread ends when the tracker is stopped."""
+
+    async def main() -> None:
+        transport = atom_anyio.MemoryTransport([503] * 99)
+        async with atom_anyio.Tracker("http://x/", backlog=tmp_path / "b", transport=transport, on_loss=str) as it:
+            await it.track("clicks", 1)
+            async with anyio.create_task_group() as group:
+
+                async def stop() -> None:
+                    await anyio.sleep(0.01)
+                    await it.stop(0)
+
+                group.start_soon(stop)
+                with anyio.fail_after(30):
+                    result = await it.flush(60)
+        assert result.pending == 1
+
+    anyio.run(main)
+
+
+def test_a_damaged_file_with_a_strange_name(tmp_path: Path) -> None:
+    """A file is set aside and read there, whatever characters are in its path."""
+    folder = tmp_path / "a?b#c%41 d"
+    folder.mkdir()
+    file = folder / "events.db"
+    put(file, ("kept", "clicks", [1]))
+    with DeadLetters(file) as letters:
+        letters._connection.execute("DROP TABLE marks")
+    transport = MemoryTransport()
+    with Tracker("http://x/", backlog=file, transport=transport) as it:
+        it.flush(30)
+        assert it.statistics().delivered == 1
+    assert transport.events == [("clicks", 1)]
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("driver", ["threads", "asyncio", "trio"])
+def test_a_key_that_is_not_given_is_named_so(tmp_path: Path, driver: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The log says that events wait for a key, and does not say that the collector has refused one."""
+    with Tracker(
+        "http://x/", backlog=tmp_path / "b", transport=MemoryTransport([503] * 99), auth_key="a", on_loss=str
+    ) as it:
+        it.track("clicks", 1)
+        it.stop(0)
+    caplog.set_level(logging.ERROR)
+
+    async def main() -> None:
+        transport = atom_anyio.MemoryTransport()
+        async with atom_anyio.Tracker("http://x/", backlog=tmp_path / "b", transport=transport) as it:
+            await it.stop(0.1)
+
+    if driver == "threads":
+        with tracker(tmp_path / "b") as it:
+            it.stop(0.1)
+    else:
+        anyio.run(main, backend=driver)
+    [message] = [record.getMessage() for record in caplog.records if record.name == "atom"]
+    assert "events of stream 'clicks' wait for set_auth_key(): " in message
+    assert "which was not given" in message
+    assert "refuses the key of" not in message
+
+
+def test_dead_letters_are_erased_and_revived_by_number_and_id(tmp_path: Path) -> None:
+    """A letter that is gone, and whose number another one has by now, is left alone."""
+    file = tmp_path / "events.db"
+    with tracker(file, [400], max_batch_events=1) as it:
+        it.track("clicks", 1)
+        it.flush(30)
+        assert sum(it.statistics().lost.values()) == 1
+    with DeadLetters(file) as letters:
+        [letter] = letters
+        assert letter.reason is LossReason.REJECTED
+        letters.erase(letter)
+        loss = Loss(
+            stream=letter.stream,
+            lines=letter.lines,
+            count=1,
+            reason=letter.reason,
+            status=400,
+            message="",
+            attempts=1,
+            time=0.0,
+        )
+        tables.bury(letters._connection, [DeadLetter(letter_id="another", fingerprint=None, loss=loss)])
+        letters.erase(letter)
+        letters.revive(letter)
+        assert [each.letter_id for each in letters] == ["another"]
+        assert letters.pending == (0, 0)
