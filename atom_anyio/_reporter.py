@@ -82,11 +82,14 @@ class Reporter:
 
     async def _tell(self, report: ReportLoss | ReportParked) -> None:
         if isinstance(report, ReportParked):
-            self._log_once(
-                ("parked", report.status),
-                f"the collector refuses the key of stream {report.stream!r} (status {report.status}); its events wait"
-                " for set_auth_key(); further streams whose key is refused are not logged, statistics() counts them",
+            why = (
+                f"events of stream {report.stream!r} wait for set_auth_key(): {report.message}"
+                if report.status is None
+                else f"the collector refuses the key of stream {report.stream!r} (status {report.status}); its events"
+                " wait for set_auth_key()"
             )
+            more = "further streams whose key is refused are not logged, statistics() counts them"
+            self._log_once(("parked", report.status), f"{why}; {more}")
         elif self._on_loss is None:
             loss = report.loss
             self._log_once(

@@ -8,9 +8,10 @@ import random
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import anyio
+import anyio.to_thread
 from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint_if_cancelled
 
 from atom_sansio import (
@@ -23,16 +24,20 @@ from atom_sansio import (
     Intake,
     LocalError,
     OnFull,
+    Record,
+    Recovered,
     RemoteError,
     Reply,
     SendRequest,
     Statistics,
     TrackerCore,
+    encode_event,
 )
 from atom_sansio._shown import shown
 
 from ._environment import read_options
 from ._loop import Loop
+from ._receipt import Receipt
 from ._reporter import Reporter
 from ._transport import open_transport
 
@@ -42,12 +47,15 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
     from atom_sansio import TrackerOptions
+    from atom_sync.backlog import OpenBacklog
+
+    from ._keeping import Keeping
 
 REPORT_TIME = 0.25
 """Seconds of a ``stop`` at most that are kept for telling ``on_loss`` what could not be sent."""
 
 
-class Tracker(Intake):
+class Tracker(Intake[Receipt]):
     """Carries events to a collector in the background of an event loop.
 
     An async context manager; leaving it stops it, also under an exception or cancellation, within five
@@ -67,23 +75,35 @@ class Tracker(Intake):
         # Re-entrant, since track_nowait() may run in a signal handler or a finaliser that interrupts it.
         self._lock = threading.RLock()
         self._core: TrackerCore | None = None
+        self._keeping: Keeping | None = None
         self._lanes, self._late = {}, deque()
 
     async def __aenter__(self) -> Self:
         if self._core is not None:
             raise LocalError("a tracker is entered once")
         self._loop = Loop.running()
+        backlog, recovered = await self._open_backlog()
         self._idle: deque[anyio.Event] = deque()  # one for each sender that waits for work
         self._room = anyio.Event()  # a blocked track waits for it
         self._done = anyio.Event()  # flush and stop wait for it
-        self._followed: list[Flush] = []
+        self._followed: list[Flush | Receipt] = []
         self._senders = 0
         self._scopes: set[anyio.CancelScope] = set()
         self._group = await anyio.create_task_group().__aenter__()
         self._reporter = Reporter(self._options.on_loss, self._group)
         offset = time.time() - self._loop.now()
-        self._core = TrackerCore(self._options, source=os.urandom(16).hex(), unix_offset=offset)
-        self._lanes, self._late = self._core.lanes, self._core.late
+        self._core = core = TrackerCore(
+            self._options,
+            source=os.urandom(16).hex(),
+            unix_offset=offset,
+            level=None if backlog is None else backlog.level,
+        )
+        self._lanes, self._late = core.lanes, core.late
+        if backlog is not None:
+            from ._keeping import Keeping  # not before it is needed
+
+            core.restore(recovered, now=self._loop.now())
+            self._keeping = Keeping(core, backlog, self._lock, self._loop, self._group, self._look_again)
         self._start_sender()
         return self
 
@@ -102,20 +122,46 @@ class Tracker(Intake):
 
     track_nowait = Intake._take
 
-    def _decide(self, stream: str, line: bytes, auth_key: str | AuthKey | None) -> None:
+    def _decide(self, stream: str, line: bytes, auth_key: str | AuthKey | None, receipt: bool) -> Receipt | None:
         key = None if auth_key is None else AuthKey.of(auth_key)
+        given = Receipt(self._wait_for) if receipt else None
         with self._lock:
             try:
-                if self._entered.track_line(stream, line, key, now=self._loop.now()):
+                if self._records:
+                    self._entered.admit(stream, line, key, now=self._loop.now(), waits=False, receipt=given)
+                    self._loop.call_soon(self._look_again)
+                elif self._entered.track_line(stream, line, key, now=self._loop.now(), receipt=given):
                     self._loop.call_soon(self._look_again)
             except BacklogFull:
                 self._loop.call_soon(self._wake)  # what waits may be sent now, full batch or not
                 raise
+        return given
 
-    async def track(self, stream: str, event: object, *, auth_key: str | AuthKey | None = None) -> None:
+    async def _wait_for(self, receipt: Receipt) -> None:
+        await self._follow(receipt, math.inf)
+
+    @overload
+    async def track(self, stream: str, event: object, *, auth_key: str | AuthKey | None = None) -> None: ...
+    @overload
+    async def track(
+        self, stream: str, event: object, *, auth_key: str | AuthKey | None = None, receipt: Literal[False]
+    ) -> None: ...
+    @overload
+    async def track(
+        self, stream: str, event: object, *, auth_key: str | AuthKey | None = None, receipt: Literal[True]
+    ) -> Receipt: ...
+    @overload
+    async def track(
+        self, stream: str, event: object, *, auth_key: str | AuthKey | None = None, receipt: bool
+    ) -> Receipt | None: ...
+
+    async def track(
+        self, stream: str, event: object, *, auth_key: str | AuthKey | None = None, receipt: bool = False
+    ) -> Receipt | None:
         """:meth:`track_nowait`, but wait while the backlog is full and ``on_full`` is ``block``.
 
-        When cancelled while it waits, the event was not accepted.
+        With a backlog, it also waits until the event is as safe as the backlog's level says, which
+        :meth:`track_nowait` leaves to be done in a moment.  When cancelled while it waits, the event was not accepted.
 
         Raises:
             BacklogFull: there was no room within ``block_timeout``, or ``on_full`` is ``raise``.
@@ -126,7 +172,7 @@ class Tracker(Intake):
         until = math.inf if timeout is None else anyio.current_time() + timeout
         while True:
             try:
-                self.track_nowait(stream, event, auth_key=auth_key)
+                record, given = self._admit(stream, event, auth_key, receipt)
             except BacklogFull:
                 if self._options.on_full is not OnFull.BLOCK or anyio.current_time() >= until:
                     raise
@@ -134,7 +180,28 @@ class Tracker(Intake):
                 break
             with anyio.CancelScope(deadline=until):
                 await self._room.wait()
+        if record is not None and self._keeping is not None:
+            await self._keeping.settle(record, until, may_wait=self._options.on_full is OnFull.BLOCK)
         await cancel_shielded_checkpoint()
+        return given
+
+    def _admit(
+        self, stream: str, event: object, auth_key: str | AuthKey | None, receipt: bool
+    ) -> tuple[Record | None, Receipt | None]:
+        """Accept *event*, but for the record that it may need first."""
+        if not self._records:
+            return None, self.track_nowait(stream, event, auth_key=auth_key, receipt=receipt)
+        given = Receipt(self._wait_for) if receipt else None
+        line = encode_event(event)
+        key = None if auth_key is None else AuthKey.of(auth_key)
+        with self._lock:
+            try:
+                record = self._entered.admit(stream, line, key, now=self._loop.now(), receipt=given)
+            except BacklogFull:
+                self._loop.call_soon(self._wake)  # and nobody else: who waits for room would come here at once
+                raise
+            self._loop.call_soon(self._look_again)
+            return record, given
 
     async def flush(self, timeout: float = 5.0) -> FlushResult:
         """Send what is pending without waiting for full batches, and wait for it.
@@ -146,6 +213,7 @@ class Tracker(Intake):
             What became of those events within *timeout*.
         """
         until = anyio.current_time() + _check_timeout(timeout)
+        await self._wait_written(until)
         with self._lock:
             flush = self._entered.flush(now=self._loop.now())
         self._wake()
@@ -155,6 +223,7 @@ class Tracker(Intake):
     async def stop(self, timeout: float = 5.0) -> FlushResult:
         """Take no more events, send what is pending, and report as lost what is not confirmed in time.
 
+        With a backlog nothing is lost: what is not confirmed is left there, for the next tracker that has it.
         A request in flight or a pause after a failure does not hold it up.  Stopping twice is harmless, and
         so is cancelling it: leaving the context stops again.
 
@@ -166,16 +235,19 @@ class Tracker(Intake):
         """
         until = anyio.current_time() + _check_timeout(timeout)
         core = self._entered
+        await self._wait_written(until)
         with self._lock:
             flush = core.close(now=self._loop.now())
         self._wake()
         await self._follow(flush, until - min(REPORT_TIME, timeout / 10))
         with self._lock:
-            if not flush.done:
+            if not flush.done or self._keeping is not None:  # others may still be waiting for records
                 core.abandon(now=self._loop.now())
         for scope in self._scopes:
             scope.cancel()
         self._notify_progress()
+        if self._keeping is not None:
+            await self._keeping.finish(until)
         while (report := self._pull()[0]) is not None:
             await self._perform(report, anyio.CancelScope())
         with anyio.CancelScope(deadline=until):
@@ -184,7 +256,7 @@ class Tracker(Intake):
         await self._transport.aclose()
         return flush.result
 
-    async def _follow(self, flush: Flush, until: float) -> None:
+    async def _follow(self, flush: Flush | Receipt, until: float) -> None:
         """Wait for the outcome of all that *flush* follows, but not past *until*."""
         self._followed.append(flush)
         try:
@@ -215,6 +287,34 @@ class Tracker(Intake):
             return f"<{name} unfinished>"
 
     @property
+    def _records(self) -> bool:
+        """Whether there is a record for each event."""
+        return self._keeping is not None and self._keeping.records
+
+    async def _wait_written(self, until: float) -> None:
+        """Wait for the records of what was tracked, but not past *until*."""
+        if self._records and self._keeping is not None:
+            with anyio.CancelScope(deadline=until):
+                await self._keeping.wait_written()
+
+    async def _open_backlog(self) -> tuple[OpenBacklog | None, Recovered]:
+        if self._options.backlog is None:
+            return None, Recovered(batches=(), records=(), generation=0)
+        from atom_sync.backlog import open_backlog  # not before one is asked for
+
+        def open_and_read() -> tuple[OpenBacklog, Recovered]:
+            backlog = open_backlog(self._options.backlog)
+            try:
+                return backlog, backlog.recover()
+            except BaseException:
+                backlog.close()
+                raise
+
+        with anyio.CancelScope(shield=True):  # or nobody would close what was opened
+            opened = await anyio.to_thread.run_sync(open_and_read)
+        return opened  # noqa: RET504 - mypy thinks that the scope may swallow an exception
+
+    @property
     def _entered(self) -> TrackerCore:
         if self._core is None:
             raise LocalError("enter the tracker first: async with Tracker(...) as tracker")
@@ -229,7 +329,10 @@ class Tracker(Intake):
 
     def _pull(self) -> tuple[Command | None, float | None]:
         with self._lock:
-            return self._entered.next_command(now=self._loop.now()), self._entered.next_deadline()
+            pulled = self._entered.next_command(now=self._loop.now()), self._entered.next_deadline()
+        if self._keeping is not None:
+            self._keeping.look()
+        return pulled
 
     async def _next_command(self) -> Command | None:
         core = self._entered
@@ -276,6 +379,8 @@ class Tracker(Intake):
             else:
                 self._entered.send_failed(command.batch_id, outcome, now=now, unit=unit)
         self._notify_progress()
+        if self._keeping is not None:
+            self._keeping.look()
 
     def _wake(self) -> None:
         """Have an idle sender look for work.  The loop may call this outside of any task."""
@@ -286,6 +391,8 @@ class Tracker(Intake):
         """Something was accepted, and an older event may have been dropped for it."""
         self._wake()
         self._notify_progress()
+        if self._keeping is not None:
+            self._keeping.look()
 
     def _start_sender(self) -> None:
         self._senders += 1

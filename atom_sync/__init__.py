@@ -3,7 +3,8 @@
 from ._client import Client
 from ._httpx import HttpxTransport
 from ._memory import MemoryTransport
+from ._receipt import Receipt
 from ._tracker import Tracker
 from ._transport import SocketTransport, Transport
 
-__all__ = ["Client", "HttpxTransport", "MemoryTransport", "SocketTransport", "Tracker", "Transport"]
+__all__ = ["Client", "HttpxTransport", "MemoryTransport", "Receipt", "SocketTransport", "Tracker", "Transport"]

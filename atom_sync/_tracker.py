@@ -8,30 +8,39 @@ import os
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from collections import deque
+from collections.abc import Callable
+from math import inf
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakSet
 
 from atom_sansio import (
     AuthKey,
+    BacklogCommand,
     BacklogFull,
     Command,
     ConnectionFailed,
     Flush,
     FlushResult,
     Intake,
+    Level,
+    LoadBatch,
     OnFull,
     Options,
+    Records,
     RemoteError,
     Reply,
     SendRequest,
     Statistics,
     TrackerCore,
+    UpdateBacklog,
 )
 from atom_sansio._shown import shown
 
 from ._clock import Clock
 from ._environment import read_options
 from ._late_imports import whole_imports
+from ._receipt import Receipt
 from ._reporter import Reporter
 from ._signals import stop_on_signals
 from ._transport import open_transport
@@ -43,6 +52,8 @@ if TYPE_CHECKING:
 
     from atom_sansio import TrackerOptions
 
+    from ._keeping import Keeping
+
 EXIT_TIMEOUT = 2.0
 """Seconds that all trackers together may take at interpreter exit."""
 
@@ -51,8 +62,10 @@ REPORT_TIME = 0.25
 
 _live: WeakSet[Tracker] = WeakSet()
 
+T = TypeVar("T")
 
-class Tracker(Intake):
+
+class Tracker(Intake[Receipt]):
     """Carries events to a collector from any thread, in the background.
 
     Events of one stream and key arrive in the order they were tracked.  Leave it as a context manager or
@@ -76,47 +89,103 @@ class Tracker(Intake):
         self._new_keys: dict[str, AuthKey] = {}  # for a forked child, which signs as its parent does
         self._transport = open_transport(options.transport)
         self._begin()
+        self._open()
         _live.add(self)
 
     def _begin(self) -> None:
-        """Start empty: when built, and again in a forked child, whose parent keeps what was there."""
+        """Be as when it was built, but for the core, which :meth:`_open` makes."""
         # Re-entrant, since track() may run in a signal handler or a finaliser that interrupts track().
         self._lock = threading.RLock()
         self._work = threading.Condition(self._lock)  # senders wait for it
         self._room = threading.Condition(self._lock)  # a blocked track waits for it; there may be some at each outcome
         self._done = threading.Condition(self._lock)  # flush and stop wait for it
-        self._followed: list[Flush] = []
+        self._followed: list[Flush | Receipt] = []
         self._senders = self._idle = 0
         self._sender_threads: set[int] = set()
         self._woken = False
         self._reporter = Reporter(self._options.on_loss, self._clock)
-        self._core = self._new_core()
-        for stream, key in self._new_keys.items():
-            self._core.set_auth_key(stream, key, now=self._clock.now())
-        self._lanes, self._late = self._core.lanes, self._core.late
+        self._keeping: Keeping | None = None
 
-    def _new_core(self) -> TrackerCore:
-        return TrackerCore(self._options, source=self._clock.unique(), unix_offset=self._clock.unix_offset())
+    def __getattr__(self, name: str) -> Any:
+        if name != "_core" or "_options" not in self.__dict__:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        # In a forked child that had none until now.
+        with self._lock:
+            if "_core" not in self.__dict__:
+                self._open()
+            return self._core
+
+    def _open(self) -> None:
+        backlog = None if self._options.backlog is None else _open_backlog(self._options.backlog)
+        core = self._new_core(None if backlog is None else backlog.level)
+        for stream, key in self._new_keys.items():
+            core.set_auth_key(stream, key, now=self._clock.now())
+        if backlog is not None:
+            with whole_imports():
+                from ._keeping import Keeping  # not before it is needed
+
+            try:
+                core.restore(backlog.recover(), now=self._clock.now())
+            except BaseException:
+                backlog.close()
+                raise
+            self._keeping = Keeping(core, backlog, self._lock, self._clock, self._work_came)
+        self._lanes, self._late = core.lanes, core.late
+        self._core = core  # the last, since others look for it without the lock
+        if backlog is not None:
+            with self._lock:
+                self._work_came()
+
+    def _new_core(self, level: Level | None) -> TrackerCore:
+        clock = self._clock
+        return TrackerCore(self._options, source=clock.unique(), unix_offset=clock.unix_offset(), level=level)
 
     # -- what users call ------------------------------------------------------------------------------
 
     track = Intake._take
 
-    def _decide(self, stream: str, line: bytes, auth_key: str | AuthKey | None) -> None:
+    def _decide(self, stream: str, line: bytes, auth_key: str | AuthKey | None, receipt: bool) -> Receipt | None:
         key = None if auth_key is None else AuthKey.of(auth_key)
+        given = Receipt(self._wait_for) if receipt else None
+        core = self._core  # in a forked child this opens the backlog
+        keeping = self._keeping
+        if keeping is not None and keeping.records and line:
+            interrupts = keeping.interrupted()
+            try:
+                record = keeping.admit(stream, line, key, given, interrupts=interrupts)
+            except BacklogFull:
+                record = self._take_in(stream, lambda: keeping.admit(stream, line, key, given, interrupts=interrupts))
+            if record is not None:
+                keeping.settle(record, self._options.block_timeout, may_wait=self._may_wait)
+            return given
+        with self._lock:
+            if self._take_in(stream, lambda: core.track_line(stream, line, key, now=self._now(), receipt=given)):
+                self._wake()
+                self._notify_progress()  # an older event may have been dropped for this one
+            elif not self._senders:  # the last attempt to start one failed
+                self._wake()
+        return given
+
+    def _wait_for(self, receipt: Receipt, timeout: float | None) -> None:
+        until = inf if timeout is None else self._clock.now() + _check_timeout(timeout)
+        with self._lock:
+            self._follow(receipt, until)
+
+    def _take_in(self, stream: str, take: Callable[[], T]) -> T:
+        """What *take* gives, which takes an event of *stream* in, when there is room."""
         with self._lock:
             try:
-                if self._core.track_line(stream, line, key, now=self._now()):
-                    self._wake()
-                    self._notify_progress()  # an older event may have been dropped for this one
-                elif not self._senders:  # the last attempt to start one failed
-                    self._wake()
+                return take()
             except BacklogFull:
                 self._wake()  # what waits may be sent now, full batch or not
-                # A sender that tracks, by a finaliser or a logging handler, must not wait for itself.
-                if self._options.on_full is not OnFull.BLOCK or threading.get_ident() in self._sender_threads:
+                if not self._may_wait:
                     raise
-                self._track_when_there_is_room(stream, line, key)
+                return self._take_when_there_is_room(stream, take)
+
+    @property
+    def _may_wait(self) -> bool:
+        # A sender that tracks, by a finaliser or a logging handler, must not wait for itself.
+        return self._options.on_full is OnFull.BLOCK and threading.get_ident() not in self._sender_threads
 
     def flush(self, timeout: float = 5.0) -> FlushResult:
         """Send what is pending without waiting for full batches, and wait for it.
@@ -129,6 +198,8 @@ class Tracker(Intake):
         """
         until = self._clock.now() + _check_timeout(timeout)
         with self._lock:
+            if self._keeping is not None:
+                self._keeping.wait_written(until)
             flush = self._core.flush(now=self._clock.now())
             if not flush.done:
                 self._wake()
@@ -138,6 +209,7 @@ class Tracker(Intake):
     def stop(self, timeout: float = 5.0) -> FlushResult:
         """Take no more events, send what is pending, and report as lost what is not confirmed in time.
 
+        With a backlog nothing is lost: what is not confirmed is left there, for the next tracker that has it.
         A request in flight or a pause after a failure does not hold it up.  Stopping twice is harmless.
 
         Args:
@@ -148,6 +220,9 @@ class Tracker(Intake):
         """
         until = self._clock.now() + _check_timeout(timeout)
         cut = until - min(REPORT_TIME, timeout / 10)
+        with self._lock:
+            if self._keeping is not None:
+                self._keeping.wait_written(cut)
         flush = self._close()
         if not flush.done:
             self._reporter.prepare()
@@ -155,10 +230,12 @@ class Tracker(Intake):
             self._run(until=cut)
         with self._lock:
             self._follow(flush, cut)
-            if not flush.done:
+            if not flush.done or self._keeping is not None:  # others may still be writing records
                 self._core.abandon(now=self._clock.now())
             self._clock.notify_all(self._work)
             self._notify_progress()
+        if self._keeping is not None:
+            self._keeping.finish(until)
         self._run(until=cut)  # all that is left are reports
         self._reporter.wait(until)
         self._transport.close()
@@ -171,7 +248,7 @@ class Tracker(Intake):
             self._wake()
             return flush
 
-    def _follow(self, flush: Flush, until: float) -> None:
+    def _follow(self, flush: Flush | Receipt, until: float) -> None:
         """Wait for the outcome of all that *flush* follows, but not past *until*."""
         self._followed.append(flush)
         try:
@@ -225,7 +302,7 @@ class Tracker(Intake):
         while (command := self._next_command(until)) is not None:
             self._perform(command, until)
 
-    def _next_command(self, until: float | None) -> Command | None:
+    def _next_command(self, until: float | None) -> Command | BacklogCommand | None:
         lock = self._lock
         with lock:
             while True:
@@ -233,8 +310,13 @@ class Tracker(Intake):
                     return None
                 self._woken = False
                 now = self._clock.now()
-                command = self._core.next_command(now=now)
+                command: Command | BacklogCommand | None = self._core.next_command(now=now)
                 deadline = self._core.next_deadline()
+                if self._keeping is not None:
+                    self._keeping.look()
+                    if self._keeping.alone and command is None:
+                        command = self._keeping.next_command()
+                        deadline = _earlier(deadline, self._core.next_backlog_deadline())
                 if command is not None or self._core.closed or (until is not None and now >= until):
                     break
                 earlier = _earlier(deadline, until)
@@ -249,7 +331,11 @@ class Tracker(Intake):
                 self._wake()  # somebody else looks after the rest meanwhile
             return command
 
-    def _perform(self, command: Command, until: float | None) -> None:
+    def _perform(self, command: Command | BacklogCommand, until: float | None) -> None:
+        if isinstance(command, (Records, UpdateBacklog, LoadBatch)):
+            assert self._keeping is not None
+            self._keeping.perform(command)
+            return
         if not isinstance(command, SendRequest):
             self._reporter.put(command)
             return
@@ -271,6 +357,17 @@ class Tracker(Intake):
             else:
                 self._core.send_failed(command.batch_id, outcome, now=now, unit=unit)
             self._notify_progress()
+            if self._keeping is not None:
+                self._keeping.look()
+
+    def _work_came(self) -> None:
+        """Have senders look again, and whoever else may be concerned.  Called under the lock."""
+        if self._core.closed:  # they wait no more
+            self._clock.notify_all(self._work)
+        self._wake()
+        self._notify_progress()
+        if self._keeping is not None:
+            self._keeping.look()
 
     def _notify_progress(self) -> None:
         """Let go on who waits for what has happened now.  To wake the others would cost more than the core's part."""
@@ -300,33 +397,46 @@ class Tracker(Intake):
                 if lock is self._lock:
                     self._senders -= 1
 
-    def _track_when_there_is_room(self, stream: str, line: bytes, key: AuthKey | None) -> None:
+    def _take_when_there_is_room(self, stream: str, take: Callable[[], T]) -> T:
         timeout = self._options.block_timeout
         until = None if timeout is None else self._clock.now() + timeout
         while True:
             self._clock.wait(self._room, until)
-            now = self._clock.now()
             try:
-                if self._core.track_line(stream, line, key, now=now):
-                    self._wake()
+                return take()
             except BacklogFull:
-                if until is not None and now >= until:
+                if until is not None and self._clock.now() >= until:
                     raise
-            else:
-                return
 
     # -- signals, fork, exit --------------------------------------------------------------------------
 
     def _interrupted(self) -> bool:
         """Whether a signal handler that asks this has interrupted a call of its own thread."""
         # Anywhere under the lock: between finding no room and waiting for some a stop() would go unheard.
-        return self._lock._is_owned()  # type: ignore[attr-defined, no-any-return]  # as threading.Condition asks
+        owned: bool = self._lock._is_owned()  # type: ignore[attr-defined]  # as threading.Condition asks
+        return owned if self._keeping is None else self._keeping.interrupted()
 
     def _begin_in_child(self) -> None:
+        keeping = self._keeping
         self._begin()
+        if self._options.backlog is None:
+            self._open()
+        else:
+            if keeping is not None:
+                keeping.leave_to_parent()
+            # A file of its own is opened when the child first needs one: most children track nothing.
+            self._lanes, self._late = {}, deque()
+            self.__dict__.pop("_core", None)
         reset = getattr(self._transport, "reset_after_fork", None)
         if reset is not None:
             reset()
+
+
+def _open_backlog(backlog: Any) -> Any:
+    with whole_imports():
+        from .backlog import open_backlog  # not before one is asked for
+
+    return open_backlog(backlog)
 
 
 def _check_timeout(timeout: float) -> float:
@@ -363,7 +473,7 @@ def _stop_at_exit() -> None:
 
 def _stop_all() -> None:
     """At interpreter exit: stop every tracker, all within ``EXIT_TIMEOUT`` since all send at once."""
-    trackers = list(_live)
+    trackers = [tracker for tracker in _live if "_core" in tracker.__dict__]  # or a forked child did not need it
     until = time.monotonic() + EXIT_TIMEOUT
     for tracker in trackers:
         tracker._reporter.exit()

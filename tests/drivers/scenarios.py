@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeAlias
 from atom_sansio import (
     ConnectionFailed,
     FlushResult,
+    Level,
     RemoteError,
     ReplyError,
     RetryPolicy,
@@ -116,6 +117,20 @@ def is_down(until: float, status: int = 503) -> Callable[[Seen], Answer]:
     return lambda seen: answer(status) if seen.time < until else OK
 
 
+# -- what the disk does -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Keeps:
+    """A backlog of *level*, whose disk takes nothing from one time to another, and some time for the rest."""
+
+    level: Level = Level.PROCESS
+    fails: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """From when until when, by method."""
+    takes: Mapping[str, float] = field(default_factory=dict)
+    """Seconds, by method."""
+
+
 # -- what is seen -------------------------------------------------------------------------------------------
 
 Request: TypeAlias = "tuple[float, str, list[Any]]"
@@ -151,8 +166,19 @@ class Scenario:
     lost: Mapping[str, int] = field(default_factory=dict)
     pending: int = 0
     parked: int = 0
+    backlog: Keeps | None = None
+    kept: Sequence[Any] | None = None
+    """Events that are in the backlog when all is over; None for all that are pending."""
     in_background: bool = False
     """Whether it needs a driver that works behind the program's back and keeps connections."""
+
+
+def keeps(level: str = "process", **takes: float) -> Keeps:
+    return Keeps(Level(level), takes=takes)
+
+
+def fails(method: str, start: float, end: float, level: str = "process", **takes: float) -> Keeps:
+    return Keeps(Level(level), fails={method: (start, end)}, takes=takes)
 
 
 def _retries(stream: str, *times: float) -> list[Request]:
@@ -722,6 +748,226 @@ SCENARIOS: list[Scenario] = [
         losses=[(3.1, "a", [1], "rejected")],
         delivered=2,
         lost={"rejected": 1},
+        in_background=True,
+    ),
+    # -- with a backlog
+    *(
+        Scenario(
+            f"a disk that is well changes nothing; {level}",
+            options={"max_batch_events": 3},
+            backlog=keeps(level),
+            program=[track(1, "a", 1, 2, 3, 4), track(2, "b", 5), Flush(3), Stop(4)],
+            until=5,
+            requests=[(1.0, "a", [1, 2, 3]), (3.0, "a", [4]), (3.0, "b", [5])],
+            returns=[(3.1, result(2)), (4.0, result())],
+            delivered=5,
+            kept=[],
+            in_background=True,
+        )
+        for level in ("memory", "process", "disk")
+    ),
+    Scenario(
+        "a record is written before track returns, and a batch is kept before it is sent",
+        backlog=keeps(append=0.5, update=2.0),
+        program=[track(1, "a", 1, 2), Flush(1)],
+        until=10,
+        requests=[(4.0, "a", [1, 2])],
+        returns=[(4.1, result(2))],
+        delivered=2,
+        kept=[],
+        in_background=True,
+    ),
+    Scenario(
+        "at level memory track does not wait for the disk",
+        backlog=keeps("memory", update=2.0),
+        program=[track(1, "a", 1, 2), Flush(1)],
+        until=10,
+        requests=[(3.0, "a", [1, 2])],
+        returns=[(3.1, result(2))],
+        delivered=2,
+        kept=[],
+        in_background=True,
+    ),
+    Scenario(
+        "who tracks while the disk is busy waits for that and for one write of its own",
+        backlog=keeps("disk", append=1.0),
+        program=[track(1, "a", 1), Flush(2)],
+        also=[track(1.5, "b", 2), Flush(1.5)],
+        until=10,
+        requests=[(2.0, "a", [1]), (3.0, "b", [2])],
+        returns=[(2.1, result(1)), (3.1, result(1))],
+        delivered=2,
+        kept=[],
+        in_background=True,
+    ),
+    Scenario(
+        "block: what the disk refuses is tried every second until it is taken, and track waits",
+        backlog=fails("append", 0, 4),
+        program=[track(1.5, "a", 1), track(1.5, "a", 2), Flush(1.5)],
+        until=10,
+        requests=[(4.5, "a", [1, 2])],
+        returns=[(4.6, result(2))],
+        delivered=2,
+        kept=[],
+        in_background=True,
+    ),
+    Scenario(
+        "block: what the disk refuses for block_timeout is refused, and the next is taken",
+        options={"block_timeout": 3.25},
+        backlog=fails("append", 0, 4.5),
+        program=[track(1, "a", 1), track(4.25, "a", 2), Flush(4.5)],
+        until=10,
+        requests=[(5.0, "a", [2])],
+        returns=[(4.25, "BacklogFull"), (5.1, result(1))],
+        delivered=1,
+        kept=[],
+        in_background=True,
+    ),
+    Scenario(
+        "block: a slow disk is no refusal, however short block_timeout is",
+        options={"block_timeout": 0.5},
+        backlog=keeps(append=3.0),
+        program=[track(1, "a", 1), Flush(1)],
+        until=10,
+        requests=[(4.0, "a", [1])],
+        returns=[(4.1, result(1))],
+        delivered=1,
+        kept=[],
+        in_background=True,
+    ),
+    Scenario(
+        "raise: what the disk refuses is refused at once, and so is what comes in the pause",
+        options={"on_full": "raise"},
+        backlog=fails("append", 0, 1.5),
+        program=[track(1, "a", 1), track(1.5, "a", 2), track(2, "a", 3), Flush(2)],
+        until=10,
+        requests=[(2.0, "a", [3])],
+        returns=[(1.0, "BacklogFull"), (1.5, "BacklogFull"), (2.1, result(1))],
+        delivered=1,
+        kept=[],
+        in_background=True,
+    ),
+    *(
+        Scenario(
+            f"{on_full}: what the disk refuses is lost and told, and so is what comes in the pause",
+            options={"on_full": on_full},
+            backlog=fails("append", 0, 1.5),
+            program=[track(1, "a", 1), track(1.5, "a", 2), track(2, "a", 3), Flush(2)],
+            until=10,
+            requests=[(2.0, "a", [3])],
+            returns=[(2.1, result(1))],
+            losses=[(1.0, "a", [1], "backlog_full"), (1.5, "a", [2], "backlog_full")],
+            delivered=1,
+            lost={"backlog_full": 2},
+            kept=[],
+            in_background=True,
+        )
+        for on_full in ("drop_newest", "drop_oldest")
+    ),
+    Scenario(
+        "what cannot be kept is sent all the same, and dropped when the disk is well",
+        options={"max_batch_events": 1},
+        backlog=fails("update", 0, 10),
+        program=[track(1, "a", 1, 2), Flush(1)],
+        until=30,
+        requests=[(1.0, "a", [1]), (1.1, "a", [2])],
+        returns=[(1.2, result(2))],
+        delivered=2,
+        kept=[],
+        in_background=True,
+    ),
+    *(
+        Scenario(
+            f"stop leaves in the backlog what a hanging server did not confirm; {level}",
+            options={"max_batch_events": 2},
+            server={"a": [HANGS]},
+            backlog=keeps(level),
+            program=[track(1, "a", 1, 2, 3), track(2, "b", 4), Stop(3, timeout=1), Stop(4)],
+            until=100,
+            requests=[(1.0, "a", [1, 2]), (3.0, "b", [4])],
+            returns=[(3.9, result(1, pending=3)), (4.0, result(pending=3))],
+            delivered=1,
+            pending=3,
+            kept=[1, 2, 3],
+            in_background=True,
+        )
+        for level in ("memory", "process", "disk")
+    ),
+    Scenario(
+        "stop without time leaves all in the backlog",
+        backlog=keeps("memory"),
+        program=[track(1, "a", 1, 2), Stop(3, timeout=0)],
+        until=100,
+        requests=[],
+        returns=[(3.0, result(pending=2))],
+        pending=2,
+        kept=[1, 2],
+        in_background=True,
+    ),
+    Scenario(
+        "stop with a disk that takes nothing: what is in memory alone is lost, and told",
+        options={"max_batch_events": 1},
+        server={"a": [HANGS]},
+        backlog=fails("update", 0, 1000, level="memory"),
+        program=[track(1, "a", 1, 2), Stop(3, timeout=1)],
+        until=100,
+        requests=[(1.0, "a", [1])],
+        returns=[(3.9, result(lost=2))],
+        losses=[(3.9, "a", [1], "stopped"), (3.9, "a", [2], "stopped")],
+        lost={"stopped": 2},
+        kept=[],
+        in_background=True,
+    ),
+    Scenario(
+        "stop with a disk that takes no batches: what has a record is left",
+        options={"max_batch_events": 1},
+        server={"a": [HANGS]},
+        backlog=fails("update", 0, 1000),
+        program=[track(1, "a", 1, 2), Stop(3, timeout=1)],
+        until=100,
+        requests=[(1.0, "a", [1])],
+        returns=[(3.9, result(pending=2))],
+        pending=2,
+        kept=[1, 2],
+        in_background=True,
+    ),
+    Scenario(
+        "stop while track waits for a disk that takes nothing: that is refused",
+        backlog=fails("append", 0, 1000),
+        program=[track(1, "a", 1)],
+        also=[Stop(3, timeout=1)],
+        until=100,
+        requests=[],
+        returns=[(3.0, "BacklogFull"), (3.0, result())],
+        kept=[],
+        in_background=True,
+    ),
+    Scenario(
+        "stop while an update is under way waits for it, and leaves the rest",
+        options={"max_batch_events": 1},
+        server={"a": [HANGS]},
+        backlog=keeps("memory", update=0.8),
+        program=[track(1, "a", 1, 2), Stop(2, timeout=2), Stop(2)],
+        until=100,
+        requests=[(1.8, "a", [1])],
+        returns=[(4.6, result(pending=2)), (4.6, result(pending=2))],
+        pending=2,
+        kept=[1, 2],
+        in_background=True,
+    ),
+    Scenario(
+        "an event that its server refuses for good is lost, and not kept",
+        options={"max_batch_events": 2},
+        server=refuses(1),
+        backlog=keeps(),
+        program=[track(1, "a", 1, 2), Flush(2)],
+        until=10,
+        requests=[(1.0, "a", [1, 2]), (1.1, "a", [1]), (1.2, "a", [2])],
+        returns=[(2.0, result())],
+        losses=[(1.2, "a", [1], "rejected")],
+        delivered=1,
+        lost={"rejected": 1},
+        kept=[],
         in_background=True,
     ),
 ]

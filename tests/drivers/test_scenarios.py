@@ -18,9 +18,11 @@ from typing import Any
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 import pytest
 import trio.abc
 import trio.testing
+from kept import Disk, without_threads
 from scenarios import GARBAGE, OK, SCENARIOS, Action, Answer, Flush, Scenario, Seen, SetKey, Stop, Track, is_down, track
 from virtual import VirtualClock, VirtualTimeLoop
 
@@ -101,6 +103,29 @@ class Record:
         return round(self._now(), 6)
 
 
+def disk_of(scenario: Scenario, now: Callable[[], float], sleep: Callable[[float], None]) -> dict[str, Any]:
+    """The option ``backlog``, if the scenario has one."""
+    if (keeps := scenario.backlog) is None:
+        return {}
+
+    def fails(method: str) -> str | None:
+        start, end = keeps.fails.get(method, (inf, inf))
+        return "no space left" if start <= round(now(), 6) < end else None
+
+    return {"backlog": Disk(keeps.level, fails, lambda method: keeps.takes.get(method, 0.0), sleep)}
+
+
+def check_kept(scenario: Scenario, options: dict[str, Any], statistics: Statistics) -> None:
+    """What is left is in the backlog, or without one nothing is left."""
+    disk = options.get("backlog")
+    if disk is None:
+        check_conservation(statistics)
+        return
+    assert disk.closed
+    assert disk.events() == list(scenario.kept or ())
+    assert statistics.pending == len(disk.events())
+
+
 def header(request: Request, name: str) -> str:
     return next(value for key, value in request.headers if key == name)
 
@@ -162,7 +187,8 @@ def run_threads(scenario: Scenario) -> Outcome:
                 except LocalError as error:
                     record.returned(type(error).__name__)
 
-        arguments = {"endpoint": ENDPOINT, "on_loss": on_loss, "transport": ThreadTransport(record, clock)}
+        kept = disk_of(scenario, clock.now, clock.sleep)
+        arguments = {"endpoint": ENDPOINT, "on_loss": on_loss, "transport": ThreadTransport(record, clock), **kept}
         tracker = object.__new__(atom_sync.Tracker)
         tracker._set_up(Options.read({**arguments, **scenario.options}, {}, str), clock)
         if scenario.also:
@@ -173,7 +199,7 @@ def run_threads(scenario: Scenario) -> Outcome:
         tracker.stop()
         clock.sleep(GRACE)
         assert clock.others == []
-        check_conservation(tracker.statistics())
+        check_kept(scenario, kept, tracker.statistics())
         return outcome
 
 
@@ -232,14 +258,16 @@ async def run_program(scenario: Scenario, turns: Callable[[], int]) -> Outcome:
             except LocalError as error:
                 record.returned(type(error).__name__)
 
-    tracker = atom_anyio.Tracker(ENDPOINT, on_loss=on_loss, transport=TaskTransport(record), **scenario.options)
+    kept = disk_of(scenario, anyio.current_time, lambda seconds: None)
+    options = {**scenario.options, **kept}
+    tracker = atom_anyio.Tracker(ENDPOINT, on_loss=on_loss, transport=TaskTransport(record), **options)
     with anyio.fail_after(10 * GRACE + scenario.until):  # a deadlock is a failure
         async with tracker, anyio.create_task_group() as group:
             group.start_soon(run, list(scenario.also))
             await run(list(scenario.program))
             await anyio.sleep_until(scenario.until)
             outcome = record.end(tracker.statistics(), turns())
-        check_conservation(tracker.statistics())
+        check_kept(scenario, kept, tracker.statistics())
     return outcome
 
 
@@ -257,6 +285,8 @@ def run_asyncio(scenario: Scenario) -> Outcome:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(atom_anyio._tracker, "random", draws_from(scenario))
+        if scenario.backlog is not None:
+            patch.setattr(anyio.to_thread, "run_sync", without_threads)
         count = lambda: loops[-1].turns  # noqa: E731
         return anyio.run(run_program, scenario, count, backend_options={"loop_factory": new_loop})
 
@@ -266,6 +296,8 @@ def run_trio(scenario: Scenario) -> Outcome:
     options = {"clock": trio.testing.MockClock(autojump_threshold=0), "instruments": [counter]}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(atom_anyio._tracker, "random", draws_from(scenario))
+        if scenario.backlog is not None:
+            patch.setattr(anyio.to_thread, "run_sync", without_threads)
         return anyio.run(run_program, scenario, lambda: counter.turns, backend="trio", backend_options=options)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Mapping
+from typing import Union
 
 from typing_extensions import assert_never, assert_type
 
@@ -105,7 +106,7 @@ def threads() -> None:
         tracker.set_auth_key("s", "new")
         tracker.handle_signals()
         assert_type(tracker.stop(), FlushResult)
-        tracker.track(1, 1)  # type: ignore[arg-type]
+        tracker.track(1, 1)  # type: ignore[call-overload]
     atom_sync.Tracker(on_full=OnFull.RAISE, transport=atom_sync.MemoryTransport)
     atom_sync.Tracker(no_such_option=1)  # type: ignore[call-arg]
     atom_sync.Tracker(max_in_flight="4")  # type: ignore[arg-type]
@@ -154,7 +155,7 @@ def driver(now: float, unit: float) -> None:
         case ReportLoss():
             on_loss(command.loss)
         case ReportParked():
-            assert_type(command.status, int)
+            assert_type(command.status, Union[int, None])
         case None:
             core.close(now=now)
         case _:

@@ -6,7 +6,7 @@ import queue
 from dataclasses import dataclass
 from math import inf
 
-from atom_sansio import AuthKey, BacklogFull, Flush, FlushResult, Options, TrackerClosed, encode_event
+from atom_sansio import AuthKey, BacklogFull, Flush, FlushResult, Level, Options, TrackerClosed, encode_event
 from atom_sync._clock import Clock
 from atom_sync._tracker import _check_timeout
 
@@ -78,12 +78,12 @@ class FeedingTracker(OldTracker):
         self._storage = None
         super()._begin_in_child()
 
-    def _new_core(self) -> OldCore:
+    def _new_core(self, level: Level | None) -> OldCore:
         limit = self._stream_limit
         if self._storage is not None:
             self._stream_limit = None  # the storage is the limit
         try:
-            return super()._new_core()
+            return super()._new_core(level)
         finally:
             self._stream_limit = limit
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeVar
 
 from atom_sansio import (
     AuthKey,
     BacklogFull,
     LaneState,
+    Level,
     Loss,
     LossReason,
     Options,
+    Receipt,
     ReportLoss,
     TrackerCore,
     Verdict,
@@ -42,6 +44,8 @@ class Refusal(Loss):
     """What ``track`` was called with, or its text if it has one."""
 
 
+T = TypeVar("T")
+
 _SLACK: Final = 64
 """Streams that may be remembered beyond twice those with events, before the others are forgotten."""
 
@@ -64,14 +68,22 @@ class OldCore(TrackerCore):
         self._stream_limit = stream_limit
         self._streams: dict[str, _Stream] = {}  # those with events pending; some may have none left
 
-    def track_line(self, stream: str, line: bytes, auth_key: AuthKey | None = None, *, now: float) -> bool:
+    def track_line(
+        self,
+        stream: str,
+        line: bytes,
+        auth_key: AuthKey | None = None,
+        *,
+        now: float,
+        receipt: Receipt | None = None,
+    ) -> bool:
         """See :meth:`TrackerCore.track_line`.
 
         Raises:
             BacklogFull: the stream has as many events pending as it may have.
         """
         if self.busy:
-            return super().track_line(stream, line, auth_key, now=now)  # set aside, and here again later
+            return super().track_line(stream, line, auth_key, now=now, receipt=receipt)  # and here again later
         state = self._streams.get(stream)
         if state is None:
             state = self._add_stream(stream)
@@ -79,7 +91,7 @@ class OldCore(TrackerCore):
             state.room = self._stream_limit - self.pending_of(stream)
             if state.room <= 0:
                 raise BacklogFull(f"the backlog of stream {stream!r} is full: {self._stream_limit} events are pending")
-        look_again = super().track_line(stream, line, auth_key, now=now)
+        look_again = super().track_line(stream, line, auth_key, now=now, receipt=receipt)
         state.room -= 1
         state.keys[auth_key or self._options.auth_key] = None
         return look_again
@@ -124,7 +136,7 @@ class OldTracker(Tracker):
         self._stream_limit = stream_limit
         self._set_up(options, clock)
 
-    def _new_core(self) -> OldCore:
+    def _new_core(self, level: Level | None) -> OldCore:
         return OldCore(
             self._options,
             source=self._clock.unique(),
@@ -134,13 +146,13 @@ class OldTracker(Tracker):
 
     def put(self, stream: str, text: str, key: AuthKey | None) -> None:
         """Accept an event; see :meth:`Tracker.track`.  Each is counted, so none is taken in without the lock."""
-        self._decide(stream, encode_event(text), key)
+        self._decide(stream, encode_event(text), key, False)
 
-    def _track_when_there_is_room(self, stream: str, line: bytes, key: AuthKey | None) -> None:
+    def _take_when_there_is_room(self, stream: str, take: Callable[[], T]) -> T:
         # A backlog smaller than a batch is full before the batch is, and nobody else would make room soon.
         self._core.send_now(stream)
         self._wake()
-        super()._track_when_there_is_room(stream, line, key)
+        return super()._take_when_there_is_room(stream, take)
 
     def catch_signals(self) -> Callable[[], None]:
         """:meth:`Tracker.handle_signals`; return what takes the handlers away again."""
@@ -151,6 +163,7 @@ class OldTracker(Tracker):
         loss = Refusal(
             stream=stream,
             lines=b"",
+            count=1,
             reason=LossReason.BACKLOG_FULL if isinstance(error, BacklogFull) else LossReason.REJECTED,
             status=None,
             message=str(error),

@@ -1,0 +1,236 @@
+"""What a tracker has to do with its backlog, all in worker threads: the loop never waits for a disk."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import anyio
+import anyio.to_thread
+from anyio.abc import TaskGroup
+
+from atom_sansio import (
+    BacklogCommand,
+    BacklogFull,
+    Level,
+    LoadBatch,
+    Record,
+    Records,
+    RecordState,
+    TrackerCore,
+    UpdateBacklog,
+)
+
+from ._loop import Loop
+
+if TYPE_CHECKING:
+    from atom_sync.backlog import OpenBacklog
+
+T = TypeVar("T")
+
+PENDING: Final = (RecordState.QUEUED, RecordState.WRITING)
+
+TOO_SLOW: Final = "it does not answer"
+
+CLOSE_TIME: Final = 1.0
+"""Seconds that even a ``stop`` without time has to leave the rest in the backlog.  A disk that is well takes less."""
+
+
+class Keeping:
+    """Does what the core asks of *backlog*: one task writes records, another does all the rest.
+
+    Args:
+        lock: that of the core.
+        group: where the tasks run.
+        work_came: called when senders must look again.
+    """
+
+    def __init__(
+        self,
+        core: TrackerCore,
+        backlog: OpenBacklog,
+        lock: threading.RLock,
+        loop: Loop,
+        group: TaskGroup,
+        work_came: Callable[[], None],
+    ) -> None:
+        self._core = core
+        self._backlog = backlog
+        self._lock = lock
+        self._loop = loop
+        self._work_came = work_came
+        self._limiter = anyio.CapacityLimiter(2)  # not the one that others share, which may be used up
+        self._asked = [anyio.Event(), anyio.Event()]  # for each task
+        self._written = anyio.Event()  # something was done
+        self._ended = anyio.Event()
+        self._scopes = [anyio.CancelScope(shield=True), anyio.CancelScope(shield=True)]
+        self._left = 2  # tasks
+        self._at_work = 0
+        self._finished = False
+        self.records = backlog.level is not Level.MEMORY
+        """Whether there is a record for each event."""
+        group.start_soon(self._work, 0, self._next_records, name="atom-records")
+        group.start_soon(self._work, 1, self._next_command, name="atom-backlog")
+
+    def look(self) -> None:
+        """Have done what the core asks for now.  The loop may call this outside of any task."""
+        with self._lock:
+            if self._core.next_backlog_deadline() is None:
+                return
+        for event in self._asked:
+            event.set()
+
+    async def settle(self, record: Record, until: float, *, may_wait: bool) -> None:
+        """Wait until *record* is written.  When cancelled while the disk does not take it, it was not accepted.
+
+        Raises:
+            BacklogFull: it is not written by *until*, or ``on_full`` does not let this call wait.
+        """
+        try:
+            while record.state is not RecordState.ACCEPTED:
+                if record.state is RecordState.REFUSED:
+                    raise BacklogFull(record.trouble)
+                late = self._loop.now() >= until or not may_wait
+                if record.trouble and late and self._take_back(record):
+                    raise BacklogFull(record.trouble)
+                # What is being written is not to be called off; that it takes long is not to be feared.
+                shield = not record.trouble or record.state is RecordState.WRITING
+                with anyio.CancelScope(deadline=math.inf if shield else until, shield=shield):
+                    await self._written.wait()
+        except anyio.get_cancelled_exc_class():
+            with anyio.CancelScope(shield=True):
+                while record.state is RecordState.WRITING:
+                    await self._written.wait()
+            if self._take_back(record) or record.state is RecordState.REFUSED:
+                raise
+
+    async def wait_written(self) -> None:
+        """Wait for the records of calls that did not wait for them, unless the disk does not take them."""
+        record = self._core.last_record
+        while record is not None and record.state in PENDING and not record.trouble:
+            await self._written.wait()
+
+    async def finish(self, until: float) -> None:
+        """Have all that is left done, now that the core is closed, and the backlog closed.
+
+        A disk that takes longer than *until* is left alone.
+        """
+        self._finished = True
+        for event in self._asked:
+            event.set()
+        with anyio.CancelScope(deadline=max(until, self._loop.now() + CLOSE_TIME), shield=True):
+            await self._ended.wait()
+        for scope in self._scopes:
+            scope.cancel()
+        with anyio.CancelScope(shield=True):
+            await self._ended.wait()
+        with self._lock:
+            while self._core.next_records(now=math.inf) is not None:
+                self._core.records_refused(TOO_SLOW, now=self._loop.now())
+        self._notify()
+
+    def _take_back(self, record: Record) -> bool:
+        with self._lock:
+            return self._core.take_back(record)
+
+    def _next_records(self, now: float) -> BacklogCommand | None:
+        with self._lock:
+            return self._core.next_records(now=now)
+
+    def _next_command(self, now: float) -> BacklogCommand | None:
+        with self._lock:
+            return self._core.next_backlog_command(now=now, records=False)
+
+    async def _work(self, task: int, next_: Callable[[float], BacklogCommand | None]) -> None:
+        # Shielded, so that what was accepted is kept though the program is cancelled; finish() ends it.
+        with self._scopes[task]:
+            while (command := await self._next(task, next_)) is not None:
+                await self._perform(command)
+            if self._left == 1:
+                await self._in_thread(self._backlog.close)
+        self._left -= 1
+        if not self._left:
+            self._ended.set()
+
+    async def _next(self, task: int, next_: Callable[[float], BacklogCommand | None]) -> BacklogCommand | None:
+        now = self._loop.now()
+        while (command := next_(now)) is None:
+            with self._lock:
+                deadline = self._core.next_backlog_deadline(records=not task)
+                ended = self._finished and not self._at_work and self._core.next_backlog_deadline() is None
+            if ended:
+                return None
+            self._asked[task] = anyio.Event()
+            if deadline is None or deadline <= now:  # what was due then is for the other task
+                deadline = math.inf
+            with anyio.CancelScope(deadline=deadline):
+                await self._asked[task].wait()
+            now = self._loop.now()
+        if task:  # the other may have waited for this one, which may take long, to take what was due
+            self._asked[0].set()
+        return command
+
+    async def _perform(self, command: BacklogCommand) -> None:
+        self._at_work += 1
+        try:
+            match command:
+                case Records():
+                    await self._append(command)
+                case UpdateBacklog():
+                    await self._update(command)
+                case LoadBatch():
+                    await self._load(command)
+        finally:
+            self._at_work -= 1
+            self._work_came()
+            self._notify()
+
+    def _notify(self) -> None:
+        self._written.set()
+        self._written = anyio.Event()
+        if self._finished:
+            for event in self._asked:
+                event.set()
+
+    async def _append(self, records: Records) -> None:
+        try:
+            await self._in_thread(self._backlog.append, records)
+        except BaseException as error:
+            with self._lock:
+                self._core.records_refused(_words(error), now=self._loop.now())
+            if not isinstance(error, Exception):
+                raise
+        else:
+            with self._lock:
+                self._core.records_written(now=self._loop.now())
+
+    async def _update(self, update: UpdateBacklog) -> None:
+        try:
+            await self._in_thread(self._backlog.update, update)
+        except BaseException as error:
+            with self._lock:
+                self._core.backlog_failed(_words(error), now=self._loop.now())
+            if not isinstance(error, Exception):
+                raise
+        else:
+            with self._lock:
+                self._core.backlog_updated()
+
+    async def _load(self, command: LoadBatch) -> None:
+        try:
+            lines = await self._in_thread(self._backlog.load, command.batch_id)
+        except Exception as error:  # whatever SQLite finds on a damaged page
+            with self._lock:
+                self._core.batch_unreadable(command.batch_id, _words(error), now=self._loop.now())
+        else:
+            with self._lock:
+                self._core.batch_loaded(command.batch_id, lines)
+
+    async def _in_thread(self, call: Callable[..., T], *args: Any) -> T:
+        return await anyio.to_thread.run_sync(call, *args, abandon_on_cancel=True, limiter=self._limiter)
+
+
+def _words(error: BaseException) -> str:
+    return (str(error) or type(error).__name__) if isinstance(error, Exception) else TOO_SLOW

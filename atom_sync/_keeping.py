@@ -1,0 +1,333 @@
+"""What a tracker has to do with its backlog: to write records while ``track`` waits, and all the rest beside it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from math import inf
+from typing import Final, Protocol
+
+from atom_sansio import (
+    AuthKey,
+    BacklogCommand,
+    BacklogFull,
+    Level,
+    LoadBatch,
+    Receipt,
+    Record,
+    Records,
+    RecordState,
+    TrackerCore,
+    UpdateBacklog,
+)
+
+from ._clock import Clock
+
+LOOK_AGAIN: Final = 1.0
+"""Seconds that a call waits for its record at most until it looks again: what interrupts it between looking and waiting
+may have let its wake-up pass."""
+
+PENDING: Final = (RecordState.QUEUED, RecordState.WRITING)
+
+CLOSE_TIME: Final = 1.0
+"""Seconds that even a ``stop`` without time has to leave the rest in the backlog.  A disk that is well takes less."""
+
+
+class OpenBacklog(Protocol):
+    """What a backlog gives when it is opened; see :class:`atom_sync.backlog.OpenBacklog`."""
+
+    level: Level
+
+    def append(self, records: Records) -> None: ...
+    def update(self, update: UpdateBacklog) -> None: ...
+    def load(self, batch_id: str) -> bytes: ...
+    def close(self) -> None: ...
+    def leave_to_parent(self) -> None: ...
+
+
+class Keeping:
+    """Does what the core asks of *backlog*.
+
+    A call that interrupts another of its own thread, as from a signal handler or a finaliser, neither writes nor waits:
+    what it interrupts may hold the lock, or be writing itself.
+
+    Args:
+        lock: that of the core.
+        work_came: called under *lock* when senders must look again.
+    """
+
+    def __init__(
+        self,
+        core: TrackerCore,
+        backlog: OpenBacklog,
+        lock: threading.RLock,
+        clock: Clock,
+        work_came: Callable[[], None],
+    ) -> None:
+        self._core = core
+        self._backlog = backlog
+        self._lock = lock
+        self._clock = clock
+        self._now = clock.now
+        self._work_came = work_came
+        self._asked = threading.Condition(lock)  # the worker waits for it
+        self._written = threading.Condition(lock)  # who waits for a record waits for it, and who finishes
+        self._waiting = 0  # of these
+        self._writer: int | None = None  # the thread that writes for all who wait
+        self._worker: int | None = None  # the thread that does all the rest; 0 for one that has not begun yet
+        self._woken = False  # since the worker looked
+        self._at_work = False
+        self._finished = self._closing = self._closed = self._left = False
+        self.alone = False
+        """Whether the interpreter shuts down and starts no worker, so that :meth:`perform` is for who sends."""
+        self.records = backlog.level is not Level.MEMORY
+        """Whether there is a record for each event."""
+
+    # -- what track() does ----------------------------------------------------------------------------
+
+    def interrupted(self) -> bool:
+        """Whether a signal handler or finaliser that asks this has interrupted a call of its own thread."""
+        owned: bool = self._lock._is_owned()  # type: ignore[attr-defined]  # as threading.Condition asks
+        return owned or threading.get_ident() in (self._writer, self._worker)
+
+    def admit(
+        self, stream: str, line: bytes, key: AuthKey | None, receipt: Receipt | None, *, interrupts: bool
+    ) -> Record | None:
+        """Take an event in.
+
+        Args:
+            interrupts: what :meth:`interrupted` said before the lock was taken.
+
+        Returns:
+            What is to be settled; None for nothing: the event was dropped, or the call that this one interrupts
+            writes it, or the worker.
+
+        Raises:
+            BacklogFull: there is no room.
+        """
+        with self._lock:
+            record = self._core.admit(stream, line, key, now=self._now(), waits=not interrupts, receipt=receipt)
+            if record is not None and not interrupts:
+                return record
+            self._work_came()
+            return None
+
+    def settle(self, record: Record, timeout: float | None, *, may_wait: bool) -> None:
+        """Have *record* written.  One call writes for all that wait at the time, so they share what a sync costs.
+
+        Raises:
+            BacklogFull: it is not written within *timeout*, or ``on_full`` does not let this call wait.
+        """
+        until: float | None = None
+        records: Records | None = None
+        try:
+            while True:
+                with self._lock:
+                    while record.state in PENDING and (records := self._next_records()) is None:
+                        until = self._wait(record, until, timeout, may_wait)
+                    if records is None:
+                        break
+                    self._writer = threading.get_ident()
+                trouble = self._append(records)
+                with self._lock:
+                    self._appended(trouble)
+                    self._end_writing()
+                    records = None
+        except BaseException:  # Ctrl-C, say, while the disk is slow, whose fault that is not
+            with self._lock:
+                if records is not None:
+                    self._core.records_put_off(records)
+                    if self._writer == threading.get_ident():
+                        self._end_writing()
+                self._core.take_back(record)
+                self._work_came()
+            raise
+        if record.state is RecordState.REFUSED:
+            raise BacklogFull(record.trouble)
+
+    def _next_records(self) -> Records | None:
+        return None if self._writer is not None else self._core.next_records(now=self._now())
+
+    def _end_writing(self) -> None:
+        self._writer = None
+        if self._waiting:
+            self._clock.notify_all(self._written)
+        if self._finished:
+            self._ask()  # to close
+        elif self._unheard:
+            self.look()
+
+    def _wait(self, record: Record, until: float | None, timeout: float | None, may_wait: bool) -> float | None:
+        """Wait for something to happen; return until when *record* may wait for a disk that does not take it."""
+        now = self._now()
+        if record.trouble and until is None:
+            until = inf if timeout is None else now + timeout
+        if record.trouble and (not may_wait or now >= (until or 0.0)) and self._core.take_back(record):
+            return until
+        retry = self._core.next_backlog_deadline()
+        self._wait_written(min((when for when in (until, retry) if when is not None and when > now), default=inf))
+        return until
+
+    def _wait_written(self, until: float) -> None:
+        self._waiting += 1
+        try:
+            self._clock.wait(self._written, min(until, self._now() + LOOK_AGAIN))
+        finally:
+            self._waiting -= 1
+
+    # -- what others do -------------------------------------------------------------------------------
+
+    def wait_written(self, until: float) -> None:
+        """Wait for the records of calls that did not wait for them, but not past *until*; called under the lock."""
+        record = self._core.last_record
+        mine = self.alone or self._writer == threading.get_ident()
+        while record is not None and record.state in PENDING and not (record.trouble or mine) and self._now() < until:
+            self._wait_written(until)
+
+    def look(self) -> None:
+        """Have done what the core asks for now; to be called under the lock."""
+        # While this interrupts the core nobody can say; the worker will see.
+        if not self._core.busy and self._core.next_backlog_deadline(records=self._unheard) is None:
+            return
+        self._ask()
+
+    def _ask(self) -> None:
+        self._woken = True
+        if self._worker is not None:
+            self._clock.notify(self._asked)
+            return
+        self._worker = 0
+        try:
+            self._clock.start(self._work, "atom-backlog")
+            self.alone = False
+        except RuntimeError:  # the interpreter shuts down and starts no more threads
+            self._worker = None
+            self.alone = True
+
+    def finish(self, until: float) -> None:
+        """Have all that is left done, now that the core is closed, and the backlog closed.
+
+        A disk that takes longer than *until* is left to the worker.
+        """
+        with self._lock:
+            until = max(until, self._now() + CLOSE_TIME)
+            self._finished = True
+            self._clock.notify(self._asked)
+            self.look()
+        while self.alone and (command := self.next_command()) is not None:
+            self.perform(command)
+        with self._lock:
+            while (self._closing or not self._idle) and not self._closed and self._now() < until:
+                if self._writer == threading.get_ident():  # a handler stops what it interrupts
+                    return
+                self._wait_written(until)
+            if not self._idle:
+                return
+        self._close()
+
+    def next_command(self) -> BacklogCommand | None:
+        """What is to be done for the core now."""
+        with self._lock:
+            return self._core.next_backlog_command(now=self._now(), records=self._unheard)
+
+    @property
+    def _unheard(self) -> bool:
+        """Whether there are records that nobody waits for, who would write them."""
+        return self._core.last_record is not None
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: the backlog is the parent's."""
+        self._left = True
+        self._backlog.leave_to_parent()
+
+    # -- the worker -----------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        self._worker = threading.get_ident()
+        while (command := self._next()) is not None:
+            try:
+                self.perform(command)
+            finally:
+                with self._lock:
+                    self._at_work = False
+                    self._clock.notify_all(self._written)
+        self._close()
+
+    def _next(self) -> BacklogCommand | None:
+        with self._lock:
+            while not self._left:
+                self._woken = False
+                command = self._core.next_backlog_command(now=self._now(), records=self._unheard)
+                if command is not None:
+                    self._at_work = True
+                    return command
+                deadline = self._core.next_backlog_deadline(records=self._unheard)
+                if self._finished and self._idle:
+                    break
+                if not self._woken:  # by a finaliser that has run in this thread since, and tracks
+                    self._clock.wait(self._asked, deadline)
+            return None
+
+    @property
+    def _idle(self) -> bool:
+        return self._writer is None and not self._at_work and self._core.next_backlog_deadline() is None
+
+    def _close(self) -> None:
+        with self._lock:
+            if self._closing or self._left:
+                return
+            self._closing = True
+        self._backlog.close()
+        with self._lock:
+            self._closed = True
+            self._clock.notify_all(self._written)
+
+    def perform(self, command: BacklogCommand) -> None:
+        """Do it, and tell the core."""
+        match command:
+            case Records():
+                # That somebody left who interrupted another call, or that the disk did not take before.
+                trouble = self._append(command)
+                with self._lock:
+                    self._appended(trouble)
+            case UpdateBacklog():
+                try:
+                    self._backlog.update(command)
+                except Exception as error:
+                    with self._lock:
+                        self._core.backlog_failed(_words(error), now=self._now())
+                        self._work_came()
+                else:
+                    with self._lock:
+                        self._core.backlog_updated()
+                        self._work_came()
+            case LoadBatch():
+                try:
+                    lines = self._backlog.load(command.batch_id)
+                except Exception as error:  # whatever SQLite finds on a damaged page
+                    with self._lock:
+                        self._core.batch_unreadable(command.batch_id, _words(error), now=self._now())
+                        self._work_came()
+                else:
+                    with self._lock:
+                        self._core.batch_loaded(command.batch_id, lines)
+                        self._work_came()
+
+    def _append(self, records: Records) -> str | None:
+        """Append *records*; return why that failed, if it did."""
+        try:
+            self._backlog.append(records)
+        except Exception as error:
+            return _words(error)
+        return None
+
+    def _appended(self, trouble: str | None) -> None:
+        if trouble is not None:
+            self._core.records_refused(trouble, now=self._now())
+            self._work_came()
+        elif self._core.records_written(now=self._now()):
+            self._work_came()
+
+
+def _words(error: Exception) -> str:
+    return str(error) or type(error).__name__

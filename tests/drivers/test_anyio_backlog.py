@@ -1,0 +1,664 @@
+"""The tracker for tasks with a backlog: cancellation everywhere, a loop that never waits for a disk, and restarts."""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+import pytest
+from kept import Disk, without_threads
+from test_anyio_tracker import (
+    ENDPOINT,
+    REAL,
+    VIRTUAL,
+    Main,
+    Slow,
+    _nothing_blocks,
+    cancel_at,
+    living_tasks,
+    loop_is_running,
+    run_on,
+)
+from test_sync_backlog import kept_in
+from test_sync_tracker import CANARY
+from virtual import PATIENCE, Guarded, interrupting
+
+from atom_anyio import MemoryTransport, Tracker
+from atom_sansio import BacklogError, BacklogFull, Level, Loss, LossReason, TrackerClosed
+from atom_sync.backlog import Backlog
+
+LEVELS = [level.value for level in Level]
+__all__ = ["_nothing_blocks"]  # a fixture
+
+
+@pytest.fixture(autouse=True)
+def _bounded() -> Iterator[None]:
+    """Whoever hangs is shown, and ends."""
+    faulthandler.dump_traceback_later(6 * PATIENCE, exit=True)
+    yield
+    faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.fixture(params=REAL)
+def run(request: pytest.FixtureRequest) -> Callable[[Main], Any]:
+    """Runs a coroutine function on one of the backends."""
+    return partial(run_on, request.param, REAL[request.param], patience=PATIENCE)
+
+
+@pytest.fixture(params=VIRTUAL)
+def run_virtually(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[Main], Any]:
+    """Runs a coroutine function on one of the backends, on virtual time, which passes at the disk too."""
+    monkeypatch.setattr(anyio.to_thread, "run_sync", without_threads)
+    return lambda main: run_on(request.param, VIRTUAL[request.param](), main, patience=1e6)
+
+
+def down() -> MemoryTransport:
+    return MemoryTransport(lambda request: 503)
+
+
+def events_of(transport: MemoryTransport) -> list[Any]:
+    return [event for _, event in transport.events]
+
+
+def check(tracker: Tracker, disk: Disk, transport: MemoryTransport, accepted: int, *, lost: int = 0) -> None:
+    """The tracker is stopped, each event that it accepted was sent, lost or left, and no task and no file is left."""
+    statistics = tracker.statistics()
+    left = disk.events()
+    assert statistics.accepted == accepted
+    assert statistics.pending == len(left)
+    assert statistics.delivered == accepted - lost - len(left)
+    assert sum(statistics.lost.values()) == lost
+    assert disk.closed
+    assert (tracker._senders, len(tracker._idle), tracker._scopes) == (0, 0, set())
+
+
+class TestLoop:
+    @pytest.mark.parametrize("level", LEVELS)
+    def test_never_at_the_disk(self, run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, level: str) -> None:
+        """Whatever is done to files and to the database is done in other threads than the loop's."""
+
+        def forbid(owner: Any, name: str) -> None:
+            original = getattr(owner, name)
+
+            def guarded(*args: Any, **kwargs: Any) -> Any:
+                assert not loop_is_running(), f"{name}() blocks the loop"
+                done.add(name)
+                return original(*args, **kwargs)
+
+            monkeypatch.setattr(owner, name, guarded)
+
+        done: set[str] = set()
+        for name in ("open", "fdatasync", "ftruncate"):
+            forbid(os, name)
+        forbid(sqlite3, "connect")
+        forbid(Path, "unlink")
+
+        async def main(transport: MemoryTransport, events: int) -> Tracker:
+            backlog = Backlog(path, level=level)
+            async with Tracker(ENDPOINT, transport=transport, backlog=backlog, max_batch_events=4) as tracker:
+                for n in range(events):
+                    await tracker.track(f"s{n % 3}", n)
+                    tracker.track_nowait("nowait", n)
+                await tracker.stop(0.3)
+            return tracker
+
+        path = tmp_path / "events.db"
+        tracker = run(partial(main, down(), 10))
+        assert tracker.statistics().pending == 20
+        transport = MemoryTransport()
+        tracker = run(partial(main, transport, 1))
+        assert tracker.statistics().restored == 20
+        assert tracker.statistics().delivered == 22 == len(transport.events)
+        assert {"open", "connect"} <= done
+        assert ("fdatasync" in done) == (level == "disk")
+        assert kept_in(path) == 0
+
+    def test_goes_on(self, run_virtually: Any) -> None:
+        """While the disk is busy other tasks run, and a track() waits for that and for one write of its own."""
+
+        async def main() -> None:
+            disk = Disk("disk", takes=lambda method: 1.0 if method == "append" else 0.0)
+            transport = MemoryTransport()
+            returned: list[float] = []
+
+            async def work(n: int) -> None:
+                await tracker.track("a", n)
+                returned.append(anyio.current_time() - start)
+
+            async with Tracker(ENDPOINT, transport=transport, backlog=disk) as tracker:
+                start = anyio.current_time()
+                async with anyio.create_task_group() as group:
+                    group.start_soon(work, 0)
+                    await anyio.sleep(0.5)
+                    for n in range(1, 17):
+                        group.start_soon(work, n)
+                    await anyio.sleep(0.25)
+                    assert tracker.statistics().accepted == 0
+                assert returned == pytest.approx([1.0] + [2.0] * 16)
+                assert disk.calls.count("append") == 2
+            check(tracker, disk, transport, 17)
+
+        run_virtually(main)
+
+    def test_retry_beside_a_slow_update(self, run_virtually: Any) -> None:
+        """A record is tried again after its pause, however long an update takes meanwhile."""
+
+        async def main() -> None:
+            disk = Disk(takes=lambda method: 50.0 if method == "update" else 0.0)
+            disk.fails = lambda method: "full" if method == "append" and anyio.current_time() < until else None
+            transport = MemoryTransport()
+            async with Tracker(ENDPOINT, transport=transport, backlog=disk, max_batch_events=1) as tracker:
+                until = 0.0
+                await tracker.track("a", 1)
+                start = anyio.current_time()
+                until = start + 2.5
+                await tracker.track("a", 2)
+                assert anyio.current_time() - start == pytest.approx(3.0)
+                await tracker.stop(200)
+            check(tracker, disk, transport, 2)
+
+        run_virtually(main)
+
+    def test_flush_waits_for_records(self, run_virtually: Any) -> None:
+        """flush() and stop() count what track_nowait() has queued, and say what the disk does not take."""
+
+        async def main(method: str, fails: bool) -> None:
+            disk = Disk(takes=lambda called: 0.25 if called == "append" else 0.0)
+            transport = MemoryTransport()
+            losses: list[Loss] = []
+
+            async def on_loss(loss: Loss) -> None:
+                losses.append(loss)
+
+            async with Tracker(ENDPOINT, transport=transport, backlog=disk, on_loss=on_loss) as tracker:
+                if fails:
+                    disk.fails = lambda called: "no space left" if called == "append" else None
+                    tracker.track_nowait("a", 0)
+                    await anyio.sleep(1.5)
+                tracker.track_nowait("a", 1)
+                tracker.track_nowait("a", 2)
+                result = await getattr(tracker, method)(2.0)
+                if fails:
+                    assert not result
+                else:
+                    assert result.delivered == 2
+            check(tracker, disk, transport, 3 if fails else 2, lost=3 if fails else 0)
+            assert [loss.reason for loss in losses] == [LossReason.STOPPED] * (3 if fails else 0)
+
+        for method in ("flush", "stop"):
+            for fails in (False, True):
+                run_virtually(partial(main, method, fails))
+
+
+class TestCancellation:
+    @pytest.mark.parametrize("level", LEVELS)
+    @pytest.mark.parametrize("trouble", ["none", "slow", "full", "fails", "fails-at-last"])
+    def test_track(self, run_virtually: Any, trouble: str, level: str) -> None:
+        """A cancelled track() accepted nothing; one that came to its end did, cancelled or not."""
+
+        async def main(n: int) -> bool:
+            start = anyio.current_time()
+            disk = Disk(level)
+            if trouble != "none":
+                disk.takes = lambda method: 0.75
+            if trouble.startswith("fails"):
+                disk.fails = lambda method: "full" if method == "append" and anyio.current_time() < until else None
+            until = 0.0
+            transport = Slow()
+            options: dict[str, Any] = {"max_pending_events": 1, "max_batch_events": 1} if trouble == "full" else {}
+            if trouble == "fails-at-last":
+                options["block_timeout"] = 3.0
+            ended = [False, False, False]
+            async with Tracker(ENDPOINT, transport=transport, backlog=disk, **options) as tracker:
+                await tracker.track("a", 1)
+                start = anyio.current_time()
+                until = start + (3.5 if trouble == "fails" else 100 if trouble == "fails-at-last" else 0)
+                try:
+                    ended[1], often = await cancel_at(n, tracker.track("a", 2))
+                except BacklogFull:
+                    often = True
+                until = 0.0
+                await anyio.sleep(1)
+                await tracker.track("a", 3)
+                await tracker.stop(100)
+            check(tracker, disk, transport, 2 + ended[1])
+            assert events_of(transport) == [1, 2, 3][:: 1 if ended[1] else 2]
+            return often and n < 60
+
+        n = 1
+        while run_virtually(lambda: main(n)):  # noqa: B023 - called at once
+            n += 1
+        assert n > 1
+
+    @pytest.mark.parametrize("level", LEVELS)
+    @pytest.mark.parametrize("latency", [0.0, 1.0, 1e9])
+    @pytest.mark.parametrize("method", ["flush", "stop"])
+    def test_flush_and_stop(self, run_virtually: Any, method: str, latency: float, level: str) -> None:
+        """A cancelled flush() or stop() loses nothing: leaving the context still does its work."""
+
+        async def main(n: int) -> bool:
+            before = living_tasks()
+            disk = Disk(level, takes=lambda called: 0.25)
+            transport = Slow(latency)
+            async with Tracker(ENDPOINT, transport=transport, backlog=disk) as tracker:
+                await tracker.track("a", 1)
+                await tracker.track("b", 2)
+                tracker.track_nowait("b", 3)
+                _, often = await cancel_at(n, getattr(tracker, method)())
+                if method == "flush":
+                    await tracker.track("a", 4)
+            assert living_tasks() == before
+            check(tracker, disk, transport, 3 + (method == "flush"))
+            return often
+
+        n = 1
+        while run_virtually(lambda: main(n)):  # noqa: B023
+            n += 1
+        assert n > 1
+
+    @pytest.mark.parametrize("level", LEVELS)
+    @pytest.mark.parametrize("latency", [0.0, 1.0, 1e9])
+    def test_whole_program(self, run_virtually: Any, latency: float, level: str) -> None:
+        """Wherever a program is cancelled, what it tracked is confirmed or left, and the backlog is closed."""
+
+        async def main(n: int) -> bool:
+            disk = Disk(level, takes=lambda called: 0.25)
+            transport = Slow(latency)
+            tracked = []
+            tracker = Tracker(ENDPOINT, transport=transport, max_batch_events=2, backlog=disk)
+
+            async def program() -> None:
+                async with tracker:
+                    for i in range(5):
+                        await tracker.track("ab"[i % 2], i)
+                        tracked.append(i)
+                    await anyio.sleep(0.5)
+                    await tracker.flush(1)
+                    await tracker.stop(7)
+
+            before = living_tasks()
+            _, often = await cancel_at(n, program())
+            assert living_tasks() == before
+            check(tracker, disk, transport, len(tracked))
+            return often
+
+        n = 1
+        while run_virtually(lambda: main(n)):  # noqa: B023
+            n += 1
+        assert n > 5
+
+    @pytest.mark.parametrize("call", ["track", "flush", "stop"])
+    def test_task_cancel(self, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+        """asyncio's own task.cancel(), which no scope shields from, loses nothing either and leaves nothing waiting."""
+
+        async def main(delay: float) -> None:
+            disk = Disk(takes=lambda called: 1.0)
+            transport = Slow(1.0)
+            async with Tracker(ENDPOINT, transport=transport, backlog=disk) as tracker:
+                await tracker.track("a", 1)
+                calls: dict[str, Callable[[], Coroutine[Any, Any, Any]]] = {
+                    "track": lambda: tracker.track("a", 2),
+                    "flush": tracker.flush,
+                    "stop": tracker.stop,
+                }
+                task = asyncio.ensure_future(calls[call]())
+                await anyio.sleep(delay)
+                task.cancel()
+                ended = True
+                try:
+                    await task
+                except asyncio.CancelledError:
+                    ended = False
+                if call != "stop":
+                    await tracker.track("a", 3)
+            check(tracker, disk, transport, {"track": 2 + ended, "flush": 2, "stop": 1}[call])
+
+        monkeypatch.setattr(anyio.to_thread, "run_sync", without_threads)
+        for tenths in range(1, 50, 3):
+            run_on("asyncio", VIRTUAL["asyncio"](), partial(main, tenths / 10), patience=1e6)
+
+
+class TestStop:
+    @pytest.mark.parametrize("level", LEVELS)
+    @pytest.mark.parametrize("method", ["append", "update", "load", "close"])
+    def test_disk_that_does_not_answer(self, run_virtually: Any, method: str, level: str) -> None:
+        """stop() returns in its time though the disk hangs; what is not safe then is reported, and no task is left."""
+
+        async def main() -> None:
+            before = living_tasks()
+            disk = Disk(level)
+            async with Tracker(ENDPOINT, transport=down(), backlog=disk) as tracker:
+                await tracker.track("a", 1)
+                await tracker.stop(0)
+            assert disk.events() == [1]
+            losses: list[Loss] = []
+
+            async def on_loss(loss: Loss) -> None:
+                losses.append(loss)
+
+            outcome = []
+
+            async def work() -> None:
+                try:
+                    await tracker.track("b", 2)
+                    outcome.append("accepted")
+                except BacklogFull as error:
+                    outcome.append(str(error))
+
+            disk.takes = lambda called: 1e5 if called == method else 0.0
+            async with (
+                Tracker(ENDPOINT, transport=MemoryTransport(), backlog=disk, on_loss=on_loss) as tracker,
+                anyio.create_task_group() as group,
+            ):
+                group.start_soon(work)
+                await anyio.sleep(1)
+                group.start_soon(work)
+                tracker.track_nowait("c", 3)
+                await anyio.sleep(1)
+                start = anyio.current_time()
+                await tracker.stop(2.0)
+                assert anyio.current_time() - start <= 3.0
+            assert living_tasks() == before
+            lost = [loss.events for loss in losses]
+            if method == "append" and level != "memory":
+                assert outcome == ["the backlog cannot be written: it does not answer"] * 2
+                assert lost == [(3,)]
+            else:
+                assert outcome == ["accepted"] * 2
+                assert len(lost) == 0 or (method, level) == ("update", "memory")
+            statistics = tracker.statistics()
+            assert statistics.accepted == statistics.delivered + statistics.pending + sum(statistics.lost.values())
+            assert sum(statistics.lost.values()) == sum(loss.count for loss in losses)
+
+        run_virtually(main)
+
+    def test_in_many_tasks(self, run_virtually: Any) -> None:
+        """Tasks that stop the tracker at once all wait for the backlog, which is closed once."""
+
+        async def main() -> None:
+            disk = Disk("memory", takes=lambda method: 0.3)
+            transport = down()
+            returned = []
+
+            async def stop() -> None:
+                returned.append(((await tracker.stop(2.0)).pending, disk.closed))
+
+            async with Tracker(ENDPOINT, transport=transport, backlog=disk, max_batch_events=1) as tracker:
+                for n in range(4):
+                    await tracker.track("a", n)
+                async with anyio.create_task_group() as group:
+                    for _ in range(3):
+                        group.start_soon(stop)
+            assert returned == [(4, True)] * 3
+            assert disk.events() == [0, 1, 2, 3]
+            check(tracker, disk, transport, 4)
+
+        run_virtually(main)
+
+    def test_while_tracks_wait(self, run_virtually: Any) -> None:
+        """Those that wait for a disk that takes nothing when the tracker stops are refused, and none hangs."""
+
+        async def main() -> None:
+            disk = Disk(fails=lambda method: "no space left" if method == "append" else None)
+            transport = MemoryTransport()
+            outcome = []
+
+            async def work() -> None:
+                with pytest.raises((BacklogFull, TrackerClosed)):
+                    await tracker.track("a", 1)
+                outcome.append(anyio.current_time() - start)
+
+            async with (
+                Tracker(ENDPOINT, transport=transport, backlog=disk) as tracker,
+                anyio.create_task_group() as group,
+            ):
+                start = anyio.current_time()
+                for _ in range(3):
+                    group.start_soon(work)
+                await anyio.sleep(2.5)
+                await tracker.stop(1.0)
+            assert len(outcome) == 3
+            assert max(outcome) <= 3.5
+            check(tracker, disk, transport, 0)
+
+        run_virtually(main)
+
+
+class TestFull:
+    @pytest.mark.parametrize("on_full", ["block", "raise", "drop_newest", "drop_oldest"])
+    def test_track_nowait(self, run_virtually: Any, on_full: str) -> None:
+        """What track_nowait() accepted and the disk refuses then is kept in memory or lost, as on_full says."""
+
+        async def main() -> None:
+            disk = Disk()
+            disk.fails = lambda method: "no space left" if method == "append" and anyio.current_time() < until else None
+            transport = MemoryTransport()
+            losses: list[Loss] = []
+
+            async def on_loss(loss: Loss) -> None:
+                losses.append(loss)
+
+            async with Tracker(
+                ENDPOINT, transport=transport, backlog=disk, on_full=on_full, on_loss=on_loss
+            ) as tracker:
+                until = anyio.current_time() + 2
+                tracker.track_nowait("a", 1)
+                await anyio.sleep(0.5)
+                if on_full == "raise":
+                    with pytest.raises(BacklogFull):
+                        tracker.track_nowait("a", 2)
+                else:
+                    tracker.track_nowait("a", 2)
+                await anyio.sleep(2)
+                tracker.track_nowait("a", 3)
+                await tracker.stop(20)
+            sent = {"block": [1, 2, 3], "raise": [1, 3]}.get(on_full, [3])
+            assert events_of(transport) == sent
+            assert [loss.events for loss in losses] == ([(1,), (2,)] if on_full.startswith("drop") else [])
+            check(tracker, disk, transport, 3 - (on_full == "raise"), lost=len(losses))
+
+        run_virtually(main)
+
+    @pytest.mark.parametrize("method", ["append", "update", "load"])
+    def test_any_error(self, run_virtually: Any, method: str) -> None:
+        """Whatever a backlog of the user's raises is a failure of the disk, and does not end the tasks."""
+
+        async def main() -> None:
+            disk = Disk()
+            async with Tracker(ENDPOINT, transport=down(), backlog=disk) as tracker:
+                await tracker.track("a", 1)
+                await tracker.flush(0)
+                await anyio.sleep(1)
+                await tracker.stop(0)
+
+            def raises(called: str) -> str | None:
+                if called == method and not raised:
+                    raised.append(1)
+                    raise KeyError
+                return None
+
+            raised: list[int] = []
+            disk.fails = raises
+            transport = MemoryTransport()
+            async with Tracker(ENDPOINT, transport=transport, backlog=disk, on_loss=lambda loss: None) as tracker:
+                await tracker.track("a", 2)
+                await anyio.sleep(30)
+            assert raised == [1]
+            assert events_of(transport) == [2] if method == "load" else [1, 2]
+            check(tracker, disk, transport, 2, lost=method == "load")
+
+        run_virtually(main)
+
+
+class TestOthers:
+    CALLS: ClassVar[dict[str, Callable[[Tracker], object]]] = {
+        "track_nowait": lambda tracker: tracker.track_nowait("a", 2),
+        "track": lambda tracker: tracker.track("a", 2),
+        "statistics": lambda tracker: tracker.statistics(),
+        "set_auth_key": lambda tracker: tracker.set_auth_key("a", "key"),
+        "flush": lambda tracker: tracker.flush(0),
+        "stop": lambda tracker: tracker.stop(),
+    }
+
+    @pytest.mark.parametrize("level", LEVELS)
+    @pytest.mark.parametrize("call", CALLS)
+    def test_interrupting(self, run_virtually: Any, call: str, level: str) -> None:
+        """A handler or finaliser may track wherever it interrupts: the event is sent in time, the ledger adds up."""
+
+        async def main(n: int) -> bool:
+            transport = MemoryTransport()
+            disk = Disk(level)
+            accepted = []
+            losses: list[Loss] = []
+
+            def interrupt() -> None:
+                try:
+                    for i in range(2):
+                        tracker.track_nowait("b", i)
+                        accepted.append(i)
+                except TrackerClosed:
+                    pass
+
+            async def on_loss(loss: Loss) -> None:
+                losses.append(loss)
+
+            async with Tracker(
+                ENDPOINT, transport=transport, max_batch_events=2, on_loss=on_loss, backlog=disk
+            ) as tracker:
+                tracker.track_nowait("a", 1)
+                with interrupting(n, interrupt, package="atom_anyio") as count:
+                    returned: Any = self.CALLS[call](tracker)
+                    if isinstance(returned, Coroutine):
+                        await returned
+                    await anyio.sleep(0.5)
+                if call != "stop" and accepted:
+                    assert [event for stream, event in transport.events if stream == "b"] == accepted
+            total = 1 + (call in ("track", "track_nowait")) + len(accepted)
+            check(tracker, disk, transport, total, lost=len(losses))
+            return count() >= n
+
+        n = 1 + list(self.CALLS).index(call)
+        while run_virtually(lambda: main(n)):  # noqa: B023
+            n += 61  # there are thousands of points, each in several of these tests
+
+    @pytest.mark.parametrize("level", LEVELS)
+    def test_many_threads(self, run: Any, tmp_path: Path, level: str) -> None:
+        """Other threads that track lose nothing, and each finds its own order again."""
+
+        async def main() -> None:
+            def work(me: int) -> None:
+                for i in range(100):
+                    tracker.track_nowait(f"s{i % 3}", [me, i])
+
+            backlog = Backlog(path, level=level)
+            tracker = Tracker(ENDPOINT, transport=transport, max_batch_events=7, backlog=backlog)
+            async with tracker:
+                threads = [threading.Thread(target=work, args=(me,)) for me in range(4)]
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    await anyio.to_thread.run_sync(thread.join)
+                await tracker.stop(PATIENCE)
+            assert tracker.statistics().delivered == 400 == len(transport.events)
+            for me in range(4):
+                mine = [event[1] for stream, event in transport.events if stream == "s0" and event[0] == me]
+                assert mine == list(range(0, 100, 3))
+
+        path = tmp_path / "events.db"
+        transport: Any = MemoryTransport()
+        run(main)
+        assert kept_in(path) == 0
+
+    def test_core_is_locked(self, run_virtually: Any) -> None:
+        """No call reaches the core without the lock."""
+
+        async def main() -> None:
+            disk = Disk(fails=lambda method: "no space left" if disk.calls.count(method) == 2 else None)
+            async with Tracker(ENDPOINT, transport=MemoryTransport([503]), backlog=disk, max_batch_events=1) as tracker:
+                core: Any = Guarded(tracker._core, tracker._lock)
+                assert tracker._keeping is not None
+                tracker._core = tracker._keeping._core = core
+                for n in range(3):
+                    await tracker.track("a", n)
+                tracker.track_nowait("a", 3)
+                await tracker.flush(60)
+                tracker.set_auth_key("a", "k")
+            assert core.calls >= {"admit", "next_records", "records_written", "records_refused", "backlog_failed"}
+            assert disk.closed
+
+        run_virtually(main)
+
+
+class TestRestart:
+    def test_unknown_key(self, run_virtually: Any, caplog: pytest.LogCaptureFixture) -> None:
+        """What was signed with a key that is not given again waits, is reported, and goes on when the key is there."""
+
+        async def main() -> None:
+            disk = Disk()
+            async with Tracker(ENDPOINT, transport=down(), backlog=disk, auth_key=CANARY) as tracker:
+                await tracker.track("a", 1)
+                await tracker.track("b", 2)
+                await tracker.stop(0)
+            assert CANARY not in repr(disk)
+            transport = MemoryTransport()
+            async with Tracker(ENDPOINT, transport=transport, backlog=disk, auth_key="another") as tracker:
+                await tracker.track("a", 3)
+                await anyio.sleep(20)
+                assert events_of(transport) == [3]
+                assert (tracker.statistics().parked, tracker.statistics().restored) == (2, 2)
+                tracker.set_auth_key("a", CANARY)
+                await anyio.sleep(1)
+                assert events_of(transport) == [3, 1]
+                await tracker.track("b", 4, auth_key=CANARY)
+                await anyio.sleep(20)
+            assert sorted(events_of(transport)) == [1, 2, 3, 4]
+            check(tracker, disk, transport, 4)
+
+        run_virtually(main)
+        assert "which was not given" in caplog.text
+        assert CANARY not in caplog.text
+
+    @pytest.mark.parametrize("kind", ["str", "path", "object", "environment"])
+    def test_how_it_is_given(self, run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+        """The option is a path, an object or the environment's."""
+        path = tmp_path / "events.db"
+        options: dict[str, Any] = {
+            "str": {"backlog": str(path)},
+            "path": {"backlog": path},
+            "object": {"backlog": Backlog(path)},
+            "environment": {},
+        }[kind]
+        if kind == "environment":
+            monkeypatch.setenv("ATOM_BACKLOG", str(path))
+
+        async def main() -> None:
+            async with Tracker(ENDPOINT, transport=down(), **options) as tracker:
+                await tracker.track("a", 1)
+                await tracker.stop(0)
+
+        run(main)
+        assert kept_in(path) == 1
+
+    def test_that_fails(self, run: Any, tmp_path: Path) -> None:
+        """A backlog that cannot be opened is an error that says so; one that cannot be read is closed again."""
+
+        async def main(backlog: Any) -> None:
+            async with Tracker(ENDPOINT, transport=MemoryTransport(), backlog=backlog):
+                pass
+
+        with pytest.raises(BacklogError, match="nowhere"):
+            run(partial(main, tmp_path / "nowhere" / "events.db"))
+        disk = Disk(files={1: b"damaged\n"})
+        with pytest.raises(AssertionError):
+            run(partial(main, disk))
+        assert disk.closed

@@ -1,0 +1,121 @@
+"""Receipts, as threads and tasks wait for them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import pytest
+
+import atom_anyio
+import atom_sync
+import atom_sync.backlog
+from atom_sansio import AuthKey, LossReason, Outcome
+
+ENDPOINT = "http://collector.example"
+
+
+def test_wait() -> None:
+    """A thread waits until its event is delivered, or lost; other events have no receipt."""
+    transport = atom_sync.MemoryTransport([200, 400])
+    with atom_sync.Tracker(ENDPOINT, transport=transport, max_batch_events=1) as tracker:
+        assert tracker.track("s", 0) is None
+        assert tracker.flush()
+        lost = tracker.track("s", 1, receipt=True)
+        assert lost.wait() is Outcome.LOST
+        assert lost.loss is not None
+        assert lost.loss.reason is LossReason.REJECTED
+        delivered = tracker.track("s", 2, AuthKey("k"), receipt=True)
+        assert delivered.wait(60) is Outcome.DELIVERED
+        assert delivered.wait() is Outcome.DELIVERED
+
+
+def test_wait_in_vain() -> None:
+    """Nobody waits for longer than they said; stop() settles what is left, and lets go on who waits."""
+    release = threading.Event()
+
+    def answer(request: object) -> int:
+        release.wait(60)
+        return 200
+
+    tracker = atom_sync.Tracker(ENDPOINT, transport=atom_sync.MemoryTransport(answer), max_batch_events=1)
+    receipt = tracker.track("s", 1, receipt=True)
+    assert receipt.wait(0) is None
+    assert receipt.wait(0.01) is None
+    outcomes: list[Any] = []
+    waiting = threading.Thread(target=lambda: outcomes.append(receipt.wait()))
+    waiting.start()
+    tracker.stop(0)
+    waiting.join(60)
+    release.set()
+    assert outcomes == [Outcome.LOST]
+
+
+@pytest.mark.parametrize("timeout", [-1, float("nan"), "1", True])
+def test_bad_timeout(timeout: Any) -> None:
+    """What is no time-out is refused."""
+    with atom_sync.Tracker(ENDPOINT, transport=atom_sync.MemoryTransport()) as tracker:
+        receipt = tracker.track("s", 1, receipt=True)
+        with pytest.raises((TypeError, ValueError), match="timeout must be"):
+            receipt.wait(timeout)
+
+
+@pytest.mark.parametrize("level", ["memory", "process", "disk"])
+def test_kept(tmp_path: Any, level: str) -> None:
+    """What stays in the backlog is said to."""
+    backlog = atom_sync.backlog.Backlog(tmp_path / "events.db", level=level)
+    transport = atom_sync.MemoryTransport(lambda request: 503)
+    with atom_sync.Tracker(ENDPOINT, transport=transport, backlog=backlog) as tracker:
+        receipt = tracker.track("s", 1, receipt=True)
+        tracker.stop(0)
+        assert receipt.wait(60) is Outcome.KEPT
+        assert receipt.loss is None
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("nowait", [True, False])
+@pytest.mark.parametrize("level", [None, "process"])
+async def test_await(tmp_path: Any, nowait: bool, level: str | None) -> None:
+    """A task waits until its event is delivered, or lost."""
+    backlog = None if level is None else atom_sync.backlog.Backlog(tmp_path / "events.db", level=level)
+    transport = atom_anyio.MemoryTransport([400])
+    async with atom_anyio.Tracker(ENDPOINT, transport=transport, max_batch_events=1, backlog=backlog) as tracker:
+
+        async def track(event: int) -> atom_anyio.Receipt:
+            if nowait:
+                return tracker.track_nowait("s", event, receipt=True)
+            return await tracker.track("s", event, receipt=True)
+
+        first = await track(1)
+        assert await first.wait() is Outcome.LOST
+        second = await track(2)
+        assert await second.wait() is Outcome.DELIVERED
+        assert tracker.track_nowait("s", 3) is None
+        assert await tracker.track("s", 4) is None
+        third = await track(5)
+        with anyio.move_on_after(0):
+            await third.wait()
+        assert await third.wait() is Outcome.DELIVERED
+
+
+def test_nothing_is_made_without() -> None:
+    """A call without a receipt makes none."""
+    made: list[object] = []
+
+    class Counted(atom_sync.Receipt):
+        def __init__(self, wait: Callable[..., None]) -> None:
+            made.append(self)
+            super().__init__(wait)
+
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        atom_sync.Tracker(ENDPOINT, transport=atom_sync.MemoryTransport()) as tracker,
+    ):
+        patch.setattr("atom_sync._tracker.Receipt", Counted)
+        for n in range(3000):
+            tracker.track("s", n)
+        assert made == []
+        tracker.track("s", 1, receipt=True)
+        assert len(made) == 1

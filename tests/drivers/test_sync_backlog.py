@@ -1,0 +1,845 @@
+"""The tracker for threads with a backlog: what it keeps, how it stops, and what may interrupt it."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any, ClassVar
+
+import pytest
+from kept import Disk
+from test_sync_tracker import CANARY, ENDPOINT, FrozenClock, make_tracker, posix, printed, run_child
+from virtual import PATIENCE, Guarded, VirtualClock, interrupting
+
+import atom_sync._keeping
+from atom_sansio import BacklogError, BacklogFull, Level, Loss, LossReason, Reply, Request, TrackerClosed
+from atom_sansio._tracker import TrackerCore
+from atom_sync import MemoryTransport, Tracker
+from atom_sync._tracker import _begin_all_in_child
+from atom_sync.backlog import Backlog, open_backlog
+
+
+@pytest.fixture(autouse=True)
+def _bounded() -> Iterator[None]:
+    """Whoever hangs is shown, and ends."""
+    faulthandler.dump_traceback_later(6 * PATIENCE, exit=True)
+    yield
+    faulthandler.cancel_dump_traceback_later()
+
+
+LEVELS = [level.value for level in Level]
+
+
+class Down(MemoryTransport):
+    """Never answers anything but 503."""
+
+    def send(self, request: Request, *, timeout: float) -> Reply:
+        super().send(request, timeout=timeout)
+        return Reply(status=503, headers=(), body=b"")
+
+
+def down() -> MemoryTransport:
+    return MemoryTransport(lambda request: 503)
+
+
+def events_of(transport: MemoryTransport) -> list[Any]:
+    return [event for _, event in transport.events]
+
+
+def kept_in(path: Path) -> int:
+    """How many events the backlog at *path* holds, once nobody has it."""
+    opened = open_backlog(path)
+    try:
+        found = opened.recover()
+    finally:
+        opened.close()
+    return sum(kept.events for kept in found.batches) + sum(each.lines.count(b"\n") for each in found.records)
+
+
+class TestRecords:
+    @pytest.mark.parametrize("level", ["process", "disk"])
+    def test_written_before_track_returns(self, tmp_path: Path, level: str) -> None:
+        """When track() returns, the event is in a file, with its stream, and without its key."""
+        path = tmp_path / "events.db"
+        backlog = Backlog(path, level=level)
+        with Tracker(ENDPOINT, transport=MemoryTransport(), backlog=backlog, auth_key=CANARY) as tracker:
+            for event in ("first", "second"):
+                tracker.track("stream", event)
+                data = b"".join(file.read_bytes() for file in tmp_path.glob("events.db-tail-*"))
+                assert b" stream " in data
+                assert f'"{event}"\n'.encode() in data
+        assert all(CANARY.encode() not in file.read_bytes() for file in tmp_path.iterdir())
+
+    @pytest.mark.parametrize("level", LEVELS)
+    def test_many_at_once(self, tmp_path: Path, level: str) -> None:
+        """Threads that track at the same time lose nothing, each finds its own order again, and nothing is left."""
+        transport = MemoryTransport()
+
+        def work(me: int) -> None:
+            for i in range(100):
+                tracker.track(f"s{i % 3}", [me, i])
+
+        path = tmp_path / "events.db"
+        with Tracker(ENDPOINT, transport=transport, max_batch_events=7, backlog=Backlog(path, level=level)) as tracker:
+            threads = [threading.Thread(target=work, args=(me,)) for me in range(8)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(PATIENCE)
+            assert tracker.stop(PATIENCE).delivered > 0
+        assert tracker.statistics().delivered == 800 == len(transport.events)
+        for me in range(8):
+            for rest in range(3):
+                seen = [event[1] for stream, event in transport.events if (stream, event[0]) == (f"s{rest}", me)]
+                assert seen == [i for i in range(100) if i % 3 == rest]
+        assert kept_in(path) == 0
+
+    def test_shared(self) -> None:
+        """Callers that come while the disk is busy share one append, and none waits for more than two."""
+        with VirtualClock() as clock:
+            disk = Disk("disk", takes=lambda method: 1.0 if method == "append" else 0.0, sleep=clock.sleep)
+            tracker = make_tracker(clock, transport=MemoryTransport(), backlog=disk)
+            returned = []
+
+            def work(n: int) -> None:
+                tracker.track("a", n)
+                tracker.track("a", n)
+                returned.append(clock.now())
+
+            for n in range(16):
+                clock.start(partial(work, n), "caller")
+            clock.sleep(20)
+            # Each has two events, one after the other.
+            assert max(returned) <= 4.0
+            assert len(returned) == 16
+            assert disk.calls.count("append") <= 4
+            tracker.stop()
+        assert disk.closed
+        assert disk.events() == []
+
+    def test_nobody_else_waits(self) -> None:
+        """While the disk is busy, what needs no disk goes on: the lock is not held, nor by who found no room first."""
+
+        class Telling(MemoryTransport):
+            def send(self, request: Request, *, timeout: float) -> Reply:
+                sent.append(clock.now())
+                return super().send(request, timeout=timeout)
+
+        sent: list[float] = []
+        with VirtualClock() as clock:
+            disk = Disk(takes=lambda method: 10.0 if method == "append" else 0.0, sleep=clock.sleep)
+            tracker = make_tracker(
+                clock, transport=Telling(), backlog=disk, max_pending_events=1, max_batch_events=1, auth_key="k"
+            )
+            tracker.track("a", 1)
+            clock.start(lambda: tracker.track("a", 2), "second")  # there is no room before the first is sent
+            clock.sleep(5)
+            assert tracker._keeping is not None
+            assert tracker._keeping._writer is not None
+            taken = []
+
+            def take() -> None:
+                with tracker._lock:
+                    taken.append(True)
+
+            probe = threading.Thread(target=take, daemon=True)
+            probe.start()
+            probe.join(PATIENCE)
+            assert taken == [True]
+            assert clock.now() == 15.0
+            assert tracker.statistics().delivered == 1
+            clock.sleep(10)
+            tracker.stop()
+        assert sent == [10.0, 20.0]
+
+    def test_no_busy_loop(self) -> None:
+        """Who waits for a disk that takes long, and longer than block_timeout, does not spin."""
+        with VirtualClock() as clock:
+            slow = {"append": 1.0}
+            disk = Disk(takes=lambda method: slow.get(method, 0.0), sleep=clock.sleep)
+            disk.fails = lambda method: "no space left" if method == "append" and clock.now() < 2 else None
+            tracker = make_tracker(clock, transport=MemoryTransport(), backlog=disk, block_timeout=1.5)
+            clock.start(lambda: tracker.track("a", 1), "first")
+            clock.sleep(1.5)
+            slow["append"] = 100.0
+            turns = clock.turns
+            tracker.track("a", 2)
+            assert clock.now() > 100
+            assert clock.turns - turns < 500
+            tracker.stop()
+        assert disk.closed
+
+
+class TestInterruptions:
+    """``track`` may interrupt anything in its own thread, as signal handlers and finalisers do."""
+
+    CALLS: ClassVar[dict[str, Callable[[Tracker], object]]] = {
+        "track": lambda tracker: tracker.track("a", 2),
+        "track-new": lambda tracker: tracker.track("new", 2),
+        "track-full": lambda tracker: [tracker.track("a", i) for i in (2, 3)],
+        "statistics": lambda tracker: tracker.statistics(),
+        "flush": lambda tracker: tracker.flush(0),
+        "set_auth_key": lambda tracker: tracker.set_auth_key("a", "key"),
+        "stop": lambda tracker: tracker.stop(),
+    }
+
+    @pytest.mark.parametrize("level", LEVELS)
+    @pytest.mark.parametrize("call", CALLS)
+    def test_at_every_point(self, call: str, level: str) -> None:
+        """Wherever it interrupts, caller, sender or worker, its event is sent in time, once, and nothing hangs."""
+        # There are some 1,000 points in all threads; together the calls and levels go through all of the keeping.
+        n, step = 1 + list(self.CALLS).index(call), 7 if level == "process" else 23
+        while True:
+            transport = MemoryTransport()
+            losses: list[Loss] = []
+            accepted: list[str] = []
+            with VirtualClock() as clock:
+                disk = Disk(level)
+                tracker = make_tracker(
+                    clock, transport=transport, backlog=disk, max_batch_events=3, on_loss=losses.append
+                )
+                tracker.track("a", 1)
+
+                def interrupt() -> None:
+                    try:
+                        tracker.track("b", "from within")  # noqa: B023 - called before the next round
+                    except TrackerClosed:
+                        return
+                    accepted.append("from within")  # noqa: B023
+
+                with interrupting(n, interrupt) as count:
+                    self.CALLS[call](tracker)
+                    clock.sleep(0.5)
+                if call != "stop" and accepted and level != "memory":
+                    assert sorted(map(str, disk.events() + events_of(transport))).count("from within") == 1
+                clock.sleep(15)
+                if call != "stop":
+                    assert events_of(transport).count("from within") == len(accepted), f"interrupted at {n}"
+                tracker.stop()
+                clock.sleep(10)
+                assert clock.others == []
+            total = {"track": 2, "track-new": 2, "track-full": 3}.get(call, 1) + len(accepted)
+            statistics = tracker.statistics()
+            assert statistics.accepted == total
+            left = disk.events()
+            assert statistics.delivered == len(transport.events)
+            assert len(transport.events) + len(losses) + len(left) == total
+            assert len(losses) + len(left) <= (call == "stop")
+            assert statistics.pending == len(left)
+            assert disk.closed
+            if count() < n:
+                return
+            n += step
+
+    def test_in_a_write(self) -> None:
+        """A call that interrupts a write is written when that is done, by the same thread or another."""
+        with VirtualClock() as clock:
+            inner = []
+
+            def takes(method: str) -> float:
+                if method == "append" and not inner:
+                    inner.append(threading.get_ident())
+                    tracker.track("b", "inner")
+                    assert tracker._interrupted()
+                return 0.0
+
+            disk = Disk(takes=takes)
+            tracker = make_tracker(clock, transport=MemoryTransport(), backlog=disk)
+            tracker.track("a", "outer")
+            assert not tracker._interrupted()
+            assert tracker.flush().delivered == 2
+            tracker.stop()
+        assert disk.closed
+
+    @pytest.mark.parametrize("method", ["append", "update"])
+    def test_in_the_worker(self, method: str) -> None:
+        """A finaliser that tracks while the worker is at the disk does not make it wait for itself."""
+        with VirtualClock() as clock:
+            main = threading.get_ident()
+            inner = []
+
+            def takes(called: str) -> float:
+                if called == method and not inner and threading.get_ident() != main:
+                    inner.append(1)
+                    tracker.track("b", "inner")
+                return 0.0
+
+            disk = Disk(takes=takes)
+            tracker = make_tracker(clock, transport=MemoryTransport(), backlog=disk)
+            with tracker._lock:  # so that this one is left to the worker
+                tracker.track("a", "outer")
+            clock.sleep(1)
+            assert tracker.flush().delivered == (2 if method == "append" else 1)
+            clock.sleep(1)
+            assert tracker.stop().delivered == (0 if method == "append" else 1)
+            assert inner == [1]
+        assert disk.closed
+        assert disk.events() == []
+
+    def test_refused(self) -> None:
+        """An event that interrupted a write, and that the disk refuses afterwards, is lost with a report."""
+        with VirtualClock() as clock:
+            losses: list[Loss] = []
+            inner = []
+
+            def fails(method: str) -> str | None:
+                if method == "append" and not inner:
+                    inner.append(1)
+                    tracker.track("b", "inner")
+                    return None
+                return "no space left" if method == "append" else None
+
+            disk = Disk(fails=fails)
+            tracker = make_tracker(
+                clock, transport=MemoryTransport(), backlog=disk, on_full="drop_newest", on_loss=losses.append
+            )
+            tracker.track("a", "outer")
+            clock.sleep(1)
+            assert [loss.events for loss in losses] == [("inner",)]
+            assert tracker.stop().delivered == 1
+
+    @posix
+    def test_keyboard_interrupt_everywhere(self) -> None:
+        """Ctrl-C anywhere in the keeping of an event leaves no thread waiting, and the tracker goes on."""
+        n = 0
+        while True:
+            n += 1
+            transport = MemoryTransport()
+            count = 0
+
+            def profile(frame: FrameType, event: str, arg: object) -> None:
+                nonlocal count
+                if frame.f_code.co_filename == atom_sync._keeping.__file__ and event == "call":
+                    count += 1
+                    if count == n:  # noqa: B023
+                        raise KeyboardInterrupt
+
+            with VirtualClock() as clock:
+                disk = Disk()
+                tracker = make_tracker(clock, transport=transport, backlog=disk)
+                raised = True
+                sys.setprofile(profile)
+                try:
+                    tracker.track("a", "interrupted")
+                    raised = False
+                except KeyboardInterrupt:
+                    pass
+                finally:
+                    sys.setprofile(None)
+                returned = []
+                clock.start(lambda: returned.append(tracker.track("a", "other")), "other")  # noqa: B023
+                tracker.track("a", "next")
+                clock.sleep(2)
+                assert returned == [None]
+                tracker.stop()
+                clock.sleep(1)
+                assert clock.others == []
+            assert disk.closed
+            assert disk.events() == []
+            sent = events_of(transport)
+            assert len(sent) == len(set(sent)) == tracker.statistics().accepted
+            assert {"other", "next"} <= set(sent)
+            if not raised:
+                assert "interrupted" in sent
+                return
+
+    def test_keyboard_interrupt_in_a_write(self) -> None:
+        """Ctrl-C in a slow write leaves no trace of that event, and who waits for the disk gets his written."""
+
+        class Interrupted(VirtualClock):
+            def interrupt(self, method: str) -> float:
+                if method == "append" and not done:
+                    done.append(1)
+                    self.start(lambda: tracker.track("a", "other"), "other")
+                    self.sleep(1)
+                    raise KeyboardInterrupt
+                return 0.0
+
+        done: list[int] = []
+        transport = MemoryTransport()
+        with Interrupted() as clock:
+            disk = Disk(takes=clock.interrupt)
+            tracker = make_tracker(clock, transport=transport, backlog=disk)
+            with pytest.raises(KeyboardInterrupt):
+                tracker.track("a", "interrupted")
+            clock.sleep(2)
+            tracker.stop()
+        assert events_of(transport) == ["other"]
+        assert disk.closed
+
+    def test_keyboard_interrupt_in_a_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What Ctrl-C left of a record in a file is taken off, so that the next is whole."""
+        write = os.write
+        done = []
+
+        def torn(fd: int, data: bytes) -> int:
+            if not done and data.endswith(b"1\n"):
+                done.append(write(fd, data[:-3]))
+                raise KeyboardInterrupt
+            return write(fd, data)
+
+        path = tmp_path / "events.db"
+        tracker = Tracker(ENDPOINT, transport=down(), backlog=path)
+        monkeypatch.setattr("atom_sync.backlog._tails.os.write", torn)
+        with pytest.raises(KeyboardInterrupt):
+            tracker.track("a", 1)
+        tracker.track("a", 2)
+        assert tracker.stop(0).pending == 1
+        assert kept_in(path) == 1
+
+
+class TestStop:
+    def test_while_another_writes(self) -> None:
+        """stop() waits for a write that is under way, and neither hangs nor closes the file under it."""
+        for seconds in (1.0, 3.0, 100.0):
+            transport = MemoryTransport()
+            with VirtualClock() as clock:
+                disk = Disk(takes=lambda method: seconds if method == "append" else 0.0, sleep=clock.sleep)  # noqa: B023
+                tracker = make_tracker(clock, transport=transport, backlog=disk)
+                outcome = []
+
+                def work() -> None:
+                    try:
+                        tracker.track("a", 1)  # noqa: B023
+                        outcome.append("accepted")  # noqa: B023
+                    except BacklogFull:
+                        outcome.append("refused")  # noqa: B023
+
+                clock.start(work, "caller")
+                clock.sleep(0.5)
+                tracker.stop(4.0)
+                assert clock.now() <= 4.5
+                clock.sleep(200)
+                assert outcome == ["accepted"]
+                assert disk.events() + events_of(transport) == [1]
+                assert tracker.statistics().accepted == 1
+                assert disk.closed
+                assert clock.others == []
+
+    def test_disk_that_does_not_answer(self) -> None:
+        """stop() returns in its time though an update takes for ever, which the worker ends, and then closes."""
+        with VirtualClock() as clock:
+            disk = Disk("memory", takes=lambda method: 100.0, sleep=clock.sleep)
+            tracker = make_tracker(clock, transport=MemoryTransport(), backlog=disk, max_in_flight=3)
+            for stream in "abc":
+                tracker.track(stream, 1)
+            assert tracker.stop(3.0).pending == 3
+            assert clock.now() <= 4.0
+            tracker.stop(3.0)
+            assert clock.now() <= 8.0
+            assert not disk.opened[0].closed
+            clock.sleep(300)
+            assert disk.closed
+            assert disk.events() == [1, 1, 1]
+            assert clock.others == []
+
+    def test_twice_at_once(self) -> None:
+        """Threads that stop at the same time all wait for the backlog, which is closed once."""
+        with VirtualClock() as clock:
+            disk = Disk("memory", takes=lambda method: 0.3, sleep=clock.sleep)
+            tracker = make_tracker(clock, transport=down(), backlog=disk, max_batch_events=1)
+            for n in range(4):
+                tracker.track("a", n)
+            returned = []
+            for _ in range(3):
+                clock.start(lambda: returned.append((tracker.stop(2.0).pending, disk.closed)), "stopping")
+            clock.sleep(10)
+            assert returned == [(4, True)] * 3
+            assert clock.others == []
+        assert disk.closed
+        assert disk.events() == [0, 1, 2, 3]
+
+    def test_within_a_write(self) -> None:
+        """A handler may stop the tracker in the middle of its own thread's write; the file is closed after that."""
+        with VirtualClock() as clock:
+
+            def takes(method: str) -> float:
+                if method == "append":
+                    tracker.stop(0)
+                return 0.0
+
+            disk = Disk(takes=takes)
+            tracker = make_tracker(clock, transport=MemoryTransport(), backlog=disk)
+            tracker.track("a", 1)
+            clock.sleep(1)
+            assert disk.closed
+            assert disk.events() == [1]
+            assert tracker.statistics().pending == 1
+            assert clock.others == []
+
+    def test_flush_hears_of_it(self) -> None:
+        """Who waits in flush() when stop() leaves the rest in the backlog hears at once what is pending."""
+        with VirtualClock() as clock:
+            tracker = make_tracker(clock, transport=down(), backlog=Disk())
+            tracker.track("a", 1)
+            returned = []
+            clock.start(lambda: returned.append((tracker.flush(1000.0).pending, clock.now())), "flushing")
+            clock.sleep(1)
+            tracker.stop(1.0)
+            clock.sleep(1)
+            assert returned == [(1, pytest.approx(1.9))]
+
+    def test_no_thread_can_be_started(self) -> None:
+        """When the interpreter starts no more threads, stop() keeps, sends and drops by itself, without waiting."""
+        for level in LEVELS:
+            clock = FrozenClock()
+            disk = Disk(level)
+            transport = MemoryTransport([200, *[503] * 9])
+            tracker = make_tracker(clock, transport=transport, backlog=disk, max_batch_events=2)
+            for n in range(3):
+                tracker.track("a", n)
+            assert tracker.stop(2.0).pending == 1
+            assert events_of(transport) == [0, 1]
+            assert disk.events() == [2]
+            assert disk.closed
+
+    def test_no_thread_and_a_disk_that_fails(self) -> None:
+        """Even then it is bounded, and what is in memory alone is reported."""
+        clock = FrozenClock()
+        losses: list[Loss] = []
+        disk = Disk("memory", fails=lambda method: "no space left")
+        tracker = make_tracker(clock, transport=down(), backlog=disk, on_loss=losses.append)
+        tracker.track("a", 1)
+        tracker.stop(2.0)
+        assert clock.now() <= 3.0
+        assert [(loss.events, loss.reason) for loss in losses] == [((1,), LossReason.STOPPED)]
+        assert "no space left" in losses[0].message
+        assert disk.closed
+
+    def test_no_worker_for_a_while(self) -> None:
+        """Where a worker cannot be started now and then, senders do its work, and it is started later."""
+
+        class Scarce(VirtualClock):
+            def start(self, target: Callable[[], None], name: str) -> None:
+                if name == "atom-backlog" and self.now() < 5:
+                    raise RuntimeError("can't start new thread")
+                super().start(target, name)
+
+        with Scarce() as clock:
+            disk = Disk()
+            disk.fails = lambda method: "no space left" if method == "update" and clock.now() < 2 else None
+            tracker = make_tracker(clock, transport=MemoryTransport(), backlog=disk, max_batch_events=1)
+            tracker.track("a", 1)
+            clock.sleep(4)
+            assert tracker.statistics().delivered == 1
+            assert disk.events() == []
+            clock.sleep(2)
+            tracker.track("a", 2)
+            clock.sleep(1)
+            assert "atom-backlog" in clock.started
+            tracker.stop()
+        assert disk.closed
+
+
+class TestFaults:
+    @pytest.mark.parametrize("method", ["append", "update", "load"])
+    def test_any_error(self, method: str) -> None:
+        """Whatever a backlog of the user's raises is a failure of the disk, and does not end the worker."""
+        disk = Disk()
+        with VirtualClock() as clock:
+            with make_tracker(clock, transport=down(), backlog=disk) as tracker:
+                tracker.track("a", 1)
+                tracker.flush(0)
+                clock.sleep(1)  # it is kept as a batch
+
+            def raises(called: str) -> str | None:
+                if called == method and not raised:
+                    raised.append(1)
+                    raise KeyError
+                return None
+
+            raised: list[int] = []
+            disk.fails = raises
+            losses: list[Loss] = []
+            transport = MemoryTransport()
+            with make_tracker(clock, transport=transport, backlog=disk, on_loss=losses.append) as tracker:
+                tracker.track("a", 2)
+                clock.sleep(30)
+            assert raised == [1]
+            assert [loss.reason.value for loss in losses] == (["damaged"] if method == "load" else [])
+            assert events_of(transport) == [2] if method == "load" else [1, 2]
+        assert disk.closed
+        assert disk.events() == []
+
+    def test_core_is_locked(self) -> None:
+        """No call reaches the core without the lock."""
+        disk = Disk(fails=lambda method: "no space left" if disk.calls.count(method) == 2 else None)
+        with VirtualClock() as clock:
+            tracker = make_tracker(clock, transport=MemoryTransport([503]), backlog=disk, max_batch_events=1)
+            core: Any = Guarded(tracker._core, tracker._lock)
+            assert tracker._keeping is not None
+            tracker._core = tracker._keeping._core = core
+            for n in range(4):
+                tracker.track("a", n)
+            tracker.flush(60)
+            tracker.set_auth_key("a", "k")
+            tracker.stop()
+        assert core.calls >= {"admit", "next_records", "records_written", "records_refused", "backlog_failed"}
+        assert disk.closed
+
+    def test_full_real_disk(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A disk that is full for a while refuses what raise is told to raise, and takes the next by itself."""
+        write = os.write
+        full = [True]
+
+        def failing(fd: int, data: bytes) -> int:
+            if full and b" a " in data:
+                raise OSError(28, "No space left on device")
+            return write(fd, data)
+
+        monkeypatch.setattr("atom_sync.backlog._tails.os.write", failing)
+        transport = MemoryTransport()
+        with VirtualClock() as clock:
+            tracker = make_tracker(clock, transport=transport, backlog=tmp_path / "events.db", on_full="raise")
+            for _ in range(2):
+                with pytest.raises(BacklogFull, match="No space left"):
+                    tracker.track("a", 1)
+            full.clear()
+            clock.sleep(1)
+            tracker.track("a", 2)
+            tracker.stop()
+        assert events_of(transport) == [2]
+
+
+class TestRestart:
+    @pytest.mark.parametrize("level", LEVELS)
+    def test_restored(self, tmp_path: Path, level: str) -> None:
+        """What was left is sent by the next tracker, in its order and under the ids it had, and counted."""
+        path = tmp_path / "events.db"
+        first = down()
+        with Tracker(ENDPOINT, transport=first, backlog=Backlog(path, level=level), max_batch_events=2) as tracker:
+            for n in range(5):
+                tracker.track("a", n)
+            tracker.track("b", 5)
+            assert tracker.stop(0.5).pending == 6
+        assert tracker.statistics().pending == 6
+        second = MemoryTransport()
+        with Tracker(ENDPOINT, transport=second, backlog=Backlog(path, level=level)) as tracker:
+            assert tracker.statistics().restored == 6
+            tracker.track("a", 6)
+            assert tracker.flush(PATIENCE).delivered >= 1
+            assert tracker.stop(PATIENCE).pending == 0
+        assert [event for stream, event in second.events if stream == "a"] == [0, 1, 2, 3, 4, 6]
+        assert ("b", 5) in second.events
+        statistics = tracker.statistics()
+        assert (statistics.accepted, statistics.delivered) == (7, 7)
+        ids = lambda transport: {  # noqa: E731
+            value: request.body
+            for request in transport.requests
+            for name, value in request.headers
+            if name == "Idempotency-Key"
+        }
+        again = ids(second)
+        assert all(again[batch_id] == body for batch_id, body in ids(first).items())
+        assert kept_in(path) == 0
+
+    def test_unknown_key(self, caplog: pytest.LogCaptureFixture) -> None:
+        """What was signed with a key that is not given again waits, is reported, and goes on when the key is there."""
+        disk = Disk()
+        with VirtualClock() as clock:
+            with make_tracker(clock, transport=down(), backlog=disk, auth_key=CANARY) as tracker:
+                tracker.track("a", 1)
+                tracker.track("b", 2)
+                tracker.stop(0)
+            assert CANARY not in repr(disk)
+            transport = MemoryTransport()
+            with make_tracker(clock, transport=transport, backlog=disk, auth_key="another") as tracker:
+                tracker.track("a", 3)
+                clock.sleep(20)
+                assert events_of(transport) == [3]
+                assert tracker.statistics().parked == 2
+                tracker.set_auth_key("a", CANARY)
+                clock.sleep(1)
+                assert events_of(transport) == [3, 1]
+                tracker.track("b", 4, auth_key=CANARY)
+                clock.sleep(20)
+                assert sorted(events_of(transport)) == [1, 2, 3, 4]
+        assert "which was not given" in caplog.text
+        assert CANARY not in caplog.text
+        assert disk.closed
+        assert disk.events() == []
+
+    def test_memory_is_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """However much a backlog holds, only a window of it is in memory, while it fills and while it drains."""
+        window, size, total = 50_000, 1000, 2500
+        monkeypatch.setitem(TrackerCore.__init__.__kwdefaults__, "window", window)
+        disk = Disk()
+        most = 0
+
+        class Watching(MemoryTransport):
+            def send(self, request: Request, *, timeout: float) -> Reply:
+                nonlocal most
+                most = max(most, tracker._core._admission.resident)
+                return super().send(request, timeout=timeout)
+
+        for transport in (Watching(lambda request: 503), Watching()):
+            with VirtualClock() as clock:
+                tracker = make_tracker(clock, transport=transport, backlog=disk, max_batch_events=1)
+                if not disk.events():
+                    for n in range(total):
+                        tracker.track(f"s{n % 3}", [n, "x" * size])
+                        clock.sleep(0.01)
+                        most = max(most, tracker._core._admission.resident)
+                    tracker.stop(0)
+                    assert len(disk.events()) == total
+                else:
+                    assert tracker.statistics().restored == total
+                    clock.sleep(100)
+                    assert tracker.statistics().pending == 0
+                    tracker.stop()
+            assert most < 3 * window
+            most = 0
+        assert [event[0] for stream, event in transport.events if stream == "s0"] == list(range(0, total, 3))
+        assert disk.events() == []
+
+
+class TestOpening:
+    @pytest.mark.parametrize("kind", ["str", "path", "object", "environment"])
+    def test_how_it_is_given(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+        """The option is a path, an object or the environment's."""
+        path = tmp_path / "events.db"
+        given: dict[str, Any] = {
+            "str": {"backlog": str(path)},
+            "path": {"backlog": path},
+            "object": {"backlog": Backlog(path)},
+            "environment": {},
+        }[kind]
+        if kind == "environment":
+            monkeypatch.setenv("ATOM_BACKLOG", str(path))
+        with Tracker(ENDPOINT, transport=down(), **given) as tracker:
+            tracker.track("a", 1)
+            assert path.exists()
+            tracker.stop(0)
+        assert kept_in(path) == 1
+
+    def test_that_fails(self, tmp_path: Path) -> None:
+        """A backlog that cannot be opened is an error that says so; one that cannot be read is closed again."""
+        with pytest.raises(BacklogError, match="nowhere"):
+            Tracker(ENDPOINT, backlog=tmp_path / "nowhere" / "events.db")
+        disk = Disk(files={1: b"damaged\n"})
+        with pytest.raises(AssertionError):
+            Tracker(ENDPOINT, transport=MemoryTransport(), backlog=disk)
+        assert disk.closed
+
+    def test_two_at_once(self, tmp_path: Path) -> None:
+        """A second tracker has a file of its own, and the next one sends what both have left."""
+        path = tmp_path / "events.db"
+        with (
+            Tracker(ENDPOINT, transport=down(), backlog=path) as one,
+            Tracker(ENDPOINT, transport=down(), backlog=path) as two,
+        ):
+            one.track("a", 1)
+            two.track("a", 2)
+            one.stop(0)
+            two.stop(0)
+        transport = MemoryTransport()
+        with Tracker(ENDPOINT, transport=transport, backlog=path) as tracker:
+            assert tracker.statistics().restored == 2
+        assert sorted(events_of(transport)) == [1, 2]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+class TestFork:
+    def test_what_the_child_does(self) -> None:
+        """It leaves the backlog to its parent, and opens it when it first tracks; that event too is written at once."""
+        with VirtualClock() as clock:
+            disk = Disk()
+            transport = MemoryTransport()
+            tracker = make_tracker(clock, transport=transport, backlog=disk)
+            tracker.track("a", "the parent's")
+            tracker.set_auth_key("a", "a key that the child has too")
+            keeping = tracker._keeping
+            _begin_all_in_child()
+            with pytest.raises(AttributeError):
+                _ = tracker.nothing
+            assert disk.opened[0].left
+            assert len(disk.opened) == 1
+            _begin_all_in_child()  # in a child of the child
+            assert len(disk.opened) == 1
+            appends = disk.calls.count("append")
+            tracker.track("a", "the child's")
+            assert len(disk.opened) == 2
+            assert disk.calls.count("append") == appends + 1
+            tracker.stop()
+            assert keeping is not None
+            assert keeping._next() is None  # of a greenlet that the child has too
+            keeping._close()
+            # This disk has no lock, so it found the parent's event too.
+            signed = {b"child" in request.body: b'"auth"' in request.body for request in transport.requests}
+            assert signed == {True: True, False: False}
+        assert [each.closed for each in disk.opened] == [0, 1]
+
+    def test_processes(self, tmp_path: Path) -> None:
+        """A child's file is opened when it first tracks, its parent's goes on, and each event is sent once."""
+        child = run_child(
+            """
+            path = sys.argv[1]
+            tracker = Tracker("http://c.example", transport=Printing(), backlog=path)
+            tracker.track("s", "parent's")
+            for _ in range(3):  # most children track nothing
+                if not os.fork():
+                    sys.exit(0)
+                assert os.wait()[1] == 0
+            assert not os.path.exists(path + ".2")
+            if not os.fork():
+                signal.alarm(10)
+                if not os.fork():
+                    signal.alarm(10)
+                    tracker.track("s", "grandchild's")
+                    assert os.path.exists(path + ".2")
+                    os._exit(0)  # nothing is sent, nothing said
+                assert os.wait()[1] == 0
+                tracker.track("s", "child's")
+                sys.exit(0)
+            assert os.wait()[1] == 0
+            tracker.track("s", "parent's too")
+            """,
+            str(tmp_path / "events.db"),
+            forks=True,
+        )
+        assert (child.returncode, child.stderr) == (0, "")
+        # The child found what its own child left.
+        assert sorted(map(str, printed(child))) == ["child's", "grandchild's", "parent's", "parent's too"]
+
+
+class TestExit:
+    def test_hanging_server(self, tmp_path: Path) -> None:
+        """A process whose server hangs ends in its time, and the next one sends what it has left."""
+        script = """
+            atom_sync._tracker.EXIT_TIMEOUT = 0.3
+            class Hangs:
+                def send(self, request, *, timeout):
+                    threading.Event().wait()
+                def close(self):
+                    pass
+            transport = Hangs() if sys.argv[2] == "hangs" else Printing()
+            tracker = Tracker("http://c.example", transport=transport, backlog=sys.argv[1])
+            for i in range(int(sys.argv[3])):
+                tracker.track("s", i)
+        """
+        path = str(tmp_path / "events.db")
+        child = run_child(script, path, "hangs", "25")
+        assert (child.returncode, child.stderr, printed(child)) == (0, "", [])
+        child = run_child(script.replace("0.3", "20"), path, "prints", "0")
+        assert (child.returncode, child.stderr, printed(child)) == (0, "", list(range(25)))
+
+    def test_killed(self, tmp_path: Path) -> None:
+        """What track() accepted outlives SIGKILL, however little of it was sent."""
+        path = tmp_path / "events.db"
+        child = run_child(
+            """
+            tracker = Tracker("http://c.example", transport=MemoryTransport(lambda request: 503), backlog=sys.argv[1])
+            for i in range(100):
+                tracker.track("s", i)
+            os.kill(os.getpid(), signal.SIGKILL)
+            """,
+            str(path),
+        )
+        assert child.returncode != 0
+        assert kept_in(path) == 100
