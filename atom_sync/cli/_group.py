@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import click
 
+from ._backlog import backlog
 from ._collector import collector
 from ._demo import demo
+from ._replay import replay
 from ._send import send
 
 
@@ -15,5 +17,5 @@ def atom_events() -> None:
     """Batch, sign and deliver JSON events to an Atom collector, or be that collector."""
 
 
-for command in (collector, demo, send):
+for command in (backlog, collector, demo, replay, send):
     atom_events.add_command(command)

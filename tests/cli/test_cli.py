@@ -284,7 +284,7 @@ def test_help_names_the_commands() -> None:
     """``atom-events --help`` lists what there is."""
     result = CliRunner().invoke(atom_events, ["--help"])
     assert result.exit_code == 0
-    for command in ("collector", "demo", "send"):
+    for command in ("backlog", "collector", "demo", "replay", "send"):
         assert command in result.output
 
 
