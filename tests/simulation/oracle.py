@@ -3,26 +3,27 @@
 It keeps books of its own and shares nothing with the tracker's.  Its complaints begin with what they are about:
 
 - I1 conservation: accepted = delivered + lost, by reason, + pending; a loss is reported once, with its cause.
-- I2 what counts as delivered is stored.  I3 a retry has the same id and bytes, and is stored once.
+- I2 what counts as delivered is stored; what a backlog has accepted is there again after a crash, and after an orderly
+  end all is.  I3 a retry has the same id and bytes, and is stored once, also when another program sends it; an event
+  is kept under one id.
 - I4 order, per stream, and per stream and key while the key stays.  I5 nothing is invented or altered.
 - I6 bounds: bytes and events that are pending, in a batch, in flight.
 - I7 pauses: none too short, none too long, Retry-After, attempts, one probe at a time, limits that were learned.
 - I8 signatures, verified independently.  I10 what can be sent is sent, and closing ends.
+- I9 nothing is accepted before its record is written, sent before it is kept, or forgotten on the disk before what
+  replaces it is kept; of what is lost for good there is a dead letter.  (These books are in ``kept.py``.)
+- I11 a stream that the collector refuses, and an event that it does, delay no other stream (see ``World._isolation``).
 - I12 only the monotonic clock counts.  I13 the same seed does the same (compared by the tests).
-
-I9 (acknowledgements of a disk) and I11 (isolation in time) are not checked yet.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import Any
 
 from atom_sansio import (
     Flush,
@@ -40,11 +41,11 @@ from atom_sansio import (
     read_submission,
 )
 
+from .complaint import Violation, must
+from .kept import Kept, texts
 from .shapes import FIRST, Shape
 
-
-class Violation(AssertionError):
-    """An invariant does not hold."""
+__all__ = ["Followed", "Kind", "Oracle", "Sent", "Violation", "must"]
 
 
 class Kind(Enum):
@@ -136,10 +137,33 @@ class Oracle:
     longest_asked: float = 0.0
     answered_last: bool = True
     checks: int = 0
+    kept: Kept | None = None
+    """What is known of the backlog, if there is one."""
+    unnamed: int = 0
+    """Events of damaged records, not reported yet."""
+    restored_bytes: int = 0
+    given: dict[str, list[str]] = field(default_factory=dict)
+    """Keys that were set for a stream since the program began."""
+    names: dict[str, str] = field(default_factory=dict)
+    """Of all keys, by their fingerprints."""
+    key_to_come: set[str] = field(default_factory=set)
+    """Streams whose key changes when the records that are being written are."""
+    unordered: set[str] = field(default_factory=set)
+    """Streams whose key was another in an earlier program, so that what is kept of them is in several lanes."""
 
-    def begin(self) -> None:
-        """A program starts, with nothing in memory."""
+    def begin(self, pending: Iterable[int] = (), damaged: int = 0) -> None:
+        """A program starts, with *pending* from the backlog, in which *damaged* records are."""
         self.accepted = self.delivered = self.requests = self.failures = 0
+        self.given = {}
+        self.key_to_come.clear()
+        self.pending = set(pending)
+        self.accepted = len(self.pending) + damaged
+        self.unnamed = damaged
+        self.restored_bytes = self.size_of(self.pending)
+        if self.kept is not None:
+            self.last_sent, self.last_stored = {}, {}
+            self.over.difference_update(self.kept.restored)
+            self.unordered |= self.rekeyed
         self.reported = Counter()
         self.announced = {}
         self.open = {}
@@ -155,11 +179,10 @@ class Oracle:
         self.longest_asked = 0.0
         self.answered_last = True
 
-    def crashed(self) -> int:
-        """The program is gone, and what it held in memory: exactly that and no more may be missing."""
-        gone = len(self.pending)
-        self.pending = set()
-        return gone
+    def size_of(self, numbers: Iterable[int]) -> int:
+        """Bytes of these events."""
+        shapes, shape_of = self.shapes, self.shape_of
+        return sum([shapes[shape_of[number - FIRST]].size for number in numbers])
 
     # -- what is sent -------------------------------------------------------------------------------------
 
@@ -205,7 +228,13 @@ class Oracle:
         must(self.pending.issuperset(numbers), "I1: an event is sent that is settled")
         sent = Sent(batch_id, numbers, submission, request.body, now)
         parent_id, dot, half = batch_id.rpartition(".")
-        if dot:
+        kept = self.kept
+        if kept is not None and batch_id in kept.restored:
+            must(numbers == kept.restored[batch_id], "I3: a batch is sent with other events than it was kept with")
+            if not dot:
+                self.rooted.update(numbers)
+                self._in_order(numbers, self.last_sent, "sent")
+        elif dot:
             parent = self.split.get(parent_id)
             must(parent is not None, "I3: a half of a batch that was not split")
             assert parent is not None
@@ -216,9 +245,11 @@ class Oracle:
             sent.sends_before = self._sends_of(parent_id)
         else:
             must(self.rooted.isdisjoint(numbers), "I3: an event is sent under two batch ids")
+            if kept is not None:
+                must(kept.home.isdisjoint(numbers), "I3: an event is sent under another id than it was kept")
             self.rooted.update(numbers)
             self._in_order(numbers, self.last_sent, "sent")
-            if len(numbers) > 1:
+            if len(numbers) > 1 and kept is None:  # else it may have been made and kept before that was learned
                 must(len(request.body) <= self.learned, "I7: a body is larger than what the collector refused")
         self.batches[batch_id] = sent
         return sent
@@ -232,7 +263,14 @@ class Oracle:
         submission = sent.submission
         kinds = {self.classes[self.class_of[number - FIRST]] for number in sent.numbers[:50]}
         must({stream for stream, _ in kinds} == {submission.stream}, "I5: an event is sent to another stream")
-        if any(kind is not Kind.KEYED for _, kind in kinds):
+        if self.kept is not None and sent.numbers[0] in self.kept.keys:
+            # Of an earlier program: with the key that it had, unless another was set since, for what waits too.
+            fingerprint = self.kept.keys[sent.numbers[0]]
+            own = () if fingerprint is None else (self.names[fingerprint],)
+            keys = (*own, *self.given.get(submission.stream, ()))
+            if not submission.auth and fingerprint is None:
+                keys = ()
+        elif any(kind is not Kind.KEYED for _, kind in kinds) and submission.stream not in self.key_to_come:
             keys = (plain_key,) if plain_key else ()
         if not keys:
             must(not submission.auth, "I8: signed without a key")
@@ -259,20 +297,22 @@ class Oracle:
                 must(last.get(first, 0) < numbers[0], f"I4: {what} out of order")
                 last[first] = numbers[-1]
                 return
-            if self.classes[first][1] is Kind.KEYED:
+            if self.classes[first][1] is not Kind.INTERRUPTING:
                 return
         for number in numbers:
             class_ = class_of[number - FIRST]
             if self._ordered(class_):
                 must(last.get(class_, 0) < number, f"I4: {what} out of order")
                 last[class_] = number
-            elif self.classes[class_][1] is Kind.INTERRUPTING:
+            elif self.classes[class_][1] is Kind.INTERRUPTING and self.classes[class_][0] not in self.unordered:
                 epoch = self.epoch_of[number]
                 must(last.get(class_, 0) <= epoch, f"I4: {what} out of order after an interruption")
                 last[class_] = epoch
 
     def _ordered(self, class_: int) -> bool:
         stream, kind = self.classes[class_]
+        if stream in self.unordered:
+            return False
         return kind is Kind.PLAIN or (kind is Kind.KEYED and stream not in self.rekeyed)
 
     def store(self, sent: Sent, *, live: bool) -> None:
@@ -282,7 +322,9 @@ class Oracle:
             if live:
                 self._in_order(numbers, self.last_stored, "stored")
         else:  # only the halves of a batch that was stored, and refused when it came again, may be stored again
-            must("." in sent.batch_id or sent.batch_id in self.split_ever, "I3: an event is stored twice")
+            if "." not in sent.batch_id and sent.batch_id not in self.split_ever:
+                again = self.stored.intersection(numbers)
+                must(self.kept is not None and again <= self.kept.excused, "I3: an event is stored twice")
             self.duplicates += len(self.stored.intersection(numbers))
         self.stored.update(numbers)
 
@@ -322,6 +364,8 @@ class Oracle:
             self.over.add(sent.batch_id)
             self.split[sent.batch_id] = sent.numbers
             self.split_ever.add(sent.batch_id)
+            # Where an earlier program has split it too, and the power was lost, its halves come again.
+            self.over -= {f"{sent.batch_id}.1", f"{sent.batch_id}.2"}
             if status == 413:  # a signature may have come to the body meanwhile
                 self.learned = max(1024, min(self.learned, (len(sent.body) + 80) // 2))
         else:
@@ -375,19 +419,36 @@ class Oracle:
                 else:
                     followed.lost += mine
 
-    def lost(self, loss: Loss, *, stopped: bool) -> None:
+    def lost(self, loss: Loss, *, stopped: bool, in_lanes: Callable[[], set[str]]) -> None:
         """A loss is reported; *stopped* if the tracker was stopped before."""
-        lines = loss.lines.decode().splitlines() if b"\xe2\x80" not in loss.lines else loss.lines.decode().split("\n")
-        texts = [json.loads(line) if line.startswith('"') else line for line in lines if line]
-        numbers = self.numbers(texts)
+        kept, reason = self.kept, loss.reason
+        if loss.lines:
+            numbers = self.numbers(texts(loss.lines))
+        elif reason is LossReason.DAMAGED:
+            assert kept is not None
+            if not loss.stream:
+                must(loss.count == self.unnamed, "I1: damaged records are not counted as they were found")
+                self.unnamed = 0
+                self.reported[reason] += loss.count
+                self.lost_ever[reason.value] += loss.count
+                return
+            must(kept.unreadable, "I1: lost as damaged, though nothing is")
+            numbers = kept.unreadable.popleft()
+        else:
+            must(reason is LossReason.BACKLOG_FULL and kept is not None, "I1: a loss without its events")
+            assert kept is not None
+            numbers = kept.unnamed(loss.stream, loss.count, in_lanes())
         must(loss.count == len(numbers), "I1: a loss does not hold the events that it counts")
         for number in numbers:
             must(self.classes[self.class_of[number - FIRST]][0] == loss.stream, "I5: a loss of another stream")
         announced = self.announced.pop(numbers[0], None)
-        reason = loss.reason
+        if kept is not None:
+            kept.lost(numbers, reason)
         if announced is not None:
             must((numbers, reason) == announced[:2], f"I1: lost as {reason.value}, not as {announced[1].value}")
             must(loss.attempts == announced[2], "I1: a loss has another number of attempts")
+        elif reason is LossReason.DAMAGED:
+            must(not loss.lines, "I1: lost as damaged, though it is there")
         elif reason is LossReason.STOPPED:
             must(stopped, "I1: lost since the tracker was stopped, which it was not")
         elif reason is LossReason.TOO_LARGE:  # nobody was there any more to be told
@@ -411,7 +472,7 @@ class Oracle:
         """Whatever is sent of that class from now on is younger, or it was not the oldest."""
         for number in numbers:
             class_ = self.class_of[number - FIRST]
-            if self._ordered(class_):
+            if self.kept is None and self._ordered(class_):  # else a batch that is being loaded is older, and stays
                 must(number > self.last_sent.get(class_, 0), "I4: dropped is not the oldest")
                 self.last_sent[class_] = number
 
@@ -424,17 +485,21 @@ class Oracle:
         lost = sum(statistics.lost.values())
         unreported = lost - self.reported.total()
         options = self.options
-        must(statistics.accepted == self.accepted, "I1: accepted is not what was accepted")
+        limbo = statistics.accepted - self.accepted  # accepted and lost in one, not told yet
+        most = 0 if self.kept is None else min(unreported, len(self.kept.limbo))
+        must(0 <= limbo <= most, "I1: accepted is not what was accepted")
         must(statistics.accepted == statistics.delivered + lost + statistics.pending, "I1: the ledger does not add up")
         must(statistics.delivered == self.delivered, "I1: delivered is not what was delivered")
-        must(statistics.pending == len(self.pending) - unreported, "I1: pending is not what is pending")
+        pending = len(self.pending) + self.unnamed + limbo
+        must(statistics.pending == pending - unreported, "I1: pending is not what is pending")
         # An event may have been about to be put in when what was lent for it was taken back: one for each call that
         # is interrupted so, and calls that interrupt may be interrupted, too.
-        slack = 3 if self.epoch_of else 0
-        max_bytes = options.max_pending_bytes + slack * 20_200  # of the largest shape
+        slack = 8 if self.epoch_of else 0
+        max_bytes = max(options.max_pending_bytes + slack * 20_200, self.restored_bytes)  # of the largest shape
         must(0 <= statistics.pending_bytes <= max_bytes, "I6: more bytes than max_pending_bytes")
         if options.max_pending_events is not None:
-            must(statistics.pending <= options.max_pending_events + slack, "I6: more events than max_pending_events")
+            most = max(options.max_pending_events + slack, statistics.restored)
+            must(statistics.pending <= most, "I6: more events than max_pending_events")
         must(statistics.in_flight == len(self.open), "I6: in_flight is not what is in flight")
         must(statistics.requests == self.requests, "I1: requests are not what was sent")
         must(statistics.failures == self.failures, "I1: failures are not what failed")
@@ -442,33 +507,41 @@ class Oracle:
             must(not self.announced, "I1: a loss is not counted")
             must(statistics.lost == self.reported, "I1: losses are counted for another reason")
             if self.checks % 64 == 0 or not self.pending:
-                shapes, shape_of = self.shapes, self.shape_of
-                size = sum([shapes[shape_of[number - FIRST]].size for number in self.pending])
+                size = self.size_of(self.pending)
                 must(statistics.pending_bytes == size, "I6: pending_bytes is not the size of what is pending")
         for followed in self.flushes:
             result = followed.flush.result
             settled = result.delivered + result.lost
             must(settled + result.pending == followed.asked, "I1: a flush does not add up")
             must(min(result.delivered, result.lost, result.pending) >= 0, "I1: a flush counts below zero")
-            must(followed.flush.done == (result.pending == 0), "I10: a flush is done too early or too late")
+            done = result.pending == 0 or core.state is TrackerState.CLOSED
+            must(followed.flush.done == done, "I10: a flush is done too early or too late")
             if followed.numbers is not None:
                 must(result.delivered == followed.delivered, "I1: a flush counts other deliveries")
                 if not unreported:
                     must(result.lost == followed.lost, "I1: a flush counts other losses")
         if core.state is TrackerState.CLOSED:
-            must((statistics.pending, statistics.lanes) == (0, 0), "I10: closed and not empty")
+            must(not statistics.lanes, "I10: closed and not empty")
+            must(not statistics.pending or self.kept is not None, "I10: closed and not empty")
 
     def check_idle(self, core: TrackerCore, now: float, deadline: float | None) -> None:
         """What must be true when the core has said that there is nothing to do now."""
         must(deadline is None or deadline > now, "I7: nothing to do, but the deadline is over")
         must(deadline is None or deadline <= now + self.longest_pause * (1 + 1e-9), "I7: a pause is too long")
-        free = len(self.open) < self.options.max_in_flight
+        if core.state is TrackerState.CLOSED:
+            return
+        at_backlog = sum(lane.state is LaneState.AT_BACKLOG for lane in core._schedule)
+        free = len(self.open) + at_backlog < self.options.max_in_flight
+        must(not at_backlog or self.kept is not None, "I10: a lane waits for a backlog that there is not")
         waiting = 0
+        counting = self.checks % 8 == 0
         for lane in core._schedule:
-            waiting += lane.pending
+            if counting:
+                waiting += lane.pending
             if lane.state is LaneState.READY:
-                must(not (free and self.answered_last), "I10: a lane waits though nothing is in its way")
-                must(bool(self.open) or deadline is not None, "I10: a lane waits for ever")
+                paid = not lane.attempt or core._budget.next_at <= now
+                must(not (free and self.answered_last and paid), "I10: a lane waits though nothing is in its way")
+                must(bool(self.open) or at_backlog or deadline is not None, "I10: a lane waits for ever")
             elif lane.state is LaneState.FILLING:
                 since = lane.since
                 must(since is not None, "I6: an empty lane is kept")
@@ -480,7 +553,8 @@ class Oracle:
                 assert lane.timer is not None
                 longest = max(self.longest_asked, self._pause(lane.attempt, 1.0)) * (1 + 1e-9)
                 must(lane.timer <= now + longest, "I7: a pause is too long")
-        must(waiting == core.statistics().pending, "I1: pending events are in no lane")
+        if counting:
+            must(waiting == core.statistics().pending, "I1: pending events are in no lane")
 
     def check_not_overdue(self, core: TrackerCore, now: float) -> None:
         """What must be true while every sender sleeps: it has been told of all that comes due."""
@@ -494,12 +568,9 @@ class Oracle:
         result = flush.result
         asked = result.delivered + result.lost + result.pending
         if exact:
-            must(asked == len(self.pending), "I1: a flush does not follow all that is pending")
+            # And what the disk does not take, of calls that have returned.
+            unheard = 0 if self.kept is None else sum(not waits for waits in self.kept.limbo.values())
+            must(0 <= asked - len(self.pending) <= unheard, "I1: a flush does not follow all that is pending")
+            exact = asked == len(self.pending)
         numbers = frozenset(self.pending) if exact and len(self.pending) <= 20_000 else None
         self.flushes = [*self.flushes[-2:], Followed(flush, asked, numbers)]
-
-
-def must(condition: Any, what: str) -> None:
-    """Complain of *what* unless *condition*."""
-    if not condition:
-        raise Violation(what)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from atom_sansio import OnFull, RetryPolicy
+from atom_sansio import Level, OnFull, RetryPolicy
 
 NETWORK = (
     "refused",  # no connection
@@ -46,6 +46,13 @@ EVENTS = (
     "close",
     "abandon",
     "bad event",
+    "power loss",
+    "full disk",
+    "stop on full disk",
+    "disk errors",
+    "slow disk",
+    "damage",
+    "other keys",
 )
 """What else may happen, each at moments of its own."""
 
@@ -77,6 +84,19 @@ class Plan:
     seconds: float
     """How long the fault phase lasts."""
     max_events: int
+    level: Level | None
+    """Of the backlog, if there is one."""
+    real: bool
+    """Whether it is the real one, on a RAM disk."""
+    window: int
+    generation_size: int
+    """Bytes of records."""
+    slack: int
+    """Of the keeper's queue."""
+    slow_writes: float
+    """Share of writes of records that take some time."""
+    callers: int
+    """Events at most that are tracked at once and share a write."""
     max_requests: int = 600
 
 
@@ -112,12 +132,28 @@ def draw(rng: Random, *, events: int, shapes: int) -> Plan:
     faulty = rng.random() < 0.9
     burst = rng.choice((1, 10, 100, 1000, 2000, 2000))
     seconds = rng.choice((20.0, 200.0, 2000.0))
+    level = rng.choice((None, None, Level.MEMORY, Level.PROCESS, Level.PROCESS, Level.DISK))
+    real = level is not None and rng.random() < 0.08
+    kinds = EVENTS if level is not None else EVENTS[: EVENTS.index("power loss")]
+    if real:
+        kinds = (*kinds[: kinds.index("power loss")], "other keys")
     return Plan(
         options=options,
         streams=names[: rng.randint(1, len(names))] + many,
         signed=rng.random() < 0.8,
         network={name: 10 ** rng.uniform(-2.5, -0.6) for name in NETWORK if faulty and rng.random() < 0.35},
-        events={name: rng.choice((0.5, 2.0, 8.0)) for name in EVENTS if faulty and rng.random() < 0.4},
+        events={
+            name: rng.choice((0.5, 2.0, 8.0))
+            for name in kinds
+            if faulty and rng.random() < (0.8 if name == "disk errors" else 0.4)
+        },
+        level=level,
+        real=real,
+        window=rng.choice((0, 3000, 100_000, 1 << 25)),
+        generation_size=rng.choice((2000, 50_000, 1 << 25)),
+        slack=rng.choice((2, 1024)),
+        slow_writes=rng.choice((0.0, 0.1, 0.5)),
+        callers=rng.choice((1, 10, 200)),
         explicit=rng.choice((0.0, 0.1, 0.4)),
         interrupts=rng.choice((0.0, 0.01, 0.1)),
         pull_one=rng.choice((0.0, 0.2, 0.9)),

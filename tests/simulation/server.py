@@ -30,6 +30,8 @@ class Server:
         self.up = True
         self.full = False
         self.max_body = NO_LIMIT
+        self.broken: str | None = None
+        """A stream that it fails to store."""
         self.stored: dict[str, list[int]] = {}
         """Numbers of the events by batch id."""
 
@@ -46,7 +48,7 @@ class Server:
             self.keyring.verify(submission)
             if not poison.isdisjoint(numbers):
                 raise Refused(400, "an event is refused", stream=submission.stream)
-            if self.full:
+            if self.full or self.broken == submission.stream:
                 raise Refused(503, "the store is full", stream=submission.stream)
         except Refused as refused:
             return answer(refused), False

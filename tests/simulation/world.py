@@ -28,9 +28,11 @@ from atom_sansio import (
     EventTooLarge,
     Intake,
     Keyring,
+    Level,
     LocalError,
     OnFull,
     Options,
+    Receipt,
     RemoteError,
     Reply,
     ReplyError,
@@ -42,9 +44,14 @@ from atom_sansio import (
     TrackerClosed,
     TrackerCore,
     TrackerState,
+    encode_event,
 )
+from atom_sansio import _keeper as keeper_module
 
+from .disk import Disk, ModelledDisk, RealDisk
 from .interrupt import interrupted
+from .keeping import Keeping
+from .kept import Kept
 from .oracle import Kind, Oracle, Sent, Violation, must
 from .plan import Plan, draw
 from .server import NO_LIMIT, Server, garbage, half, over_the_wire, overloaded
@@ -58,13 +65,17 @@ SHOWN = 40
 """Lines of the trace that a failure shows."""
 
 
+RECORD_PAUSE = 1.0
+"""Seconds after a failure until records are written again."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """What a run came to."""
 
     seed: int
     events: int
-    """Accepted."""
+    """Tracked."""
     requests: int
     steps: int
     seconds: float
@@ -82,7 +93,7 @@ class Failure(Exception):
     """An invariant does not hold; says where, and how to come there again."""
 
 
-class Program(Intake):
+class Program(Intake[Receipt]):
     """A tracker as a driver makes it of the core."""
 
     def __init__(self, core: TrackerCore, world: World) -> None:
@@ -95,10 +106,14 @@ class Program(Intake):
 
     track = Intake._take
 
-    def _decide(self, stream: str, line: bytes, auth_key: str | AuthKey | None) -> None:
+    def _decide(self, stream: str, line: bytes, auth_key: str | AuthKey | None, receipt: bool) -> None:
         key = None if auth_key is None else AuthKey.of(auth_key)
+        world = self._world
         try:
-            if self.core.track_line(stream, line, key, now=self._world.now):
+            if line and world.recorded:
+                assert world.keeping is not None
+                world.keeping.admit(stream, line, key, world.number_now, waits=True)
+            elif self.core.track_line(stream, line, key, now=world.now):
                 self.woken = True
         except BacklogFull:
             self.woken = True
@@ -123,6 +138,9 @@ class World:
         self.picks: list[int] = plan_rng.choices(range(len(self.shapes)), self.plan.shapes, k=997)
         self.now = plan_rng.choice((0.0, 1e-3, 12345.678))
         self.keys: dict[str, AuthKey] = {}
+        self.names: dict[str, str] = {}
+        for name in ("explicit one", "explicit two"):
+            self._key(name)
         self.default_key = "default key" if self.plan.signed else None
         self.stream_keys = {s: f"key of {s}" for s in self.plan.streams[::2]} if self.plan.signed else {}
         self.every_key: dict[str, list[str]] = {stream: [] for stream in self.plan.streams}
@@ -148,7 +166,16 @@ class World:
         self.starts = {
             stream: f'{{"table":{json.dumps(stream, ensure_ascii=False)},'.encode() for stream in self.plan.streams
         }
-        self.oracle = Oracle(self._options(), self.shapes)
+        self.oracle = Oracle(self._options(), self.shapes, names=self.names)
+        self.disk: Disk | None = None
+        self.keeping: Keeping | None = None
+        level = self.plan.level
+        if level is not None:
+            rng = Random(f"{seed}/disk")
+            self.disk = RealDisk(level, rng) if self.plan.real else ModelledDisk(sync=level is Level.DISK, rng=rng)
+            self.oracle.kept = Kept(self.oracle, self.disk.letters, level)
+        self.number_now = -1  # of the event that is being tracked
+        self.recorded = level not in (None, Level.MEMORY)
         for stream in self.plan.streams:
             self._accept_keys(stream)
         self._start()
@@ -161,18 +188,52 @@ class World:
         return Options.read({**self.plan.options, "auth_key": default, "auth_keys": keys}, {}, lambda name: None)
 
     def _key(self, name: str) -> AuthKey:
-        return self.keys.setdefault(name, AuthKey(name))
+        key = self.keys.get(name)
+        if key is None:
+            key = self.keys[name] = AuthKey(name)
+            self.names[key.fingerprint] = name
+        return key
 
-    def _start(self) -> None:
-        """A program starts, with nothing in memory."""
+    def _start(self, *, power: bool = False) -> None:
+        """A program starts, with nothing in memory but what the backlog has; *power* if it was lost before."""
         self.generation += 1
-        self.core = TrackerCore(self._options(), source=f"source{self.generation}", unix_offset=UNIX_OFFSET)
+        self.touched = True
+        plan, disk, kept = self.plan, self.disk, self.oracle.kept
+        core = TrackerCore(
+            self._options(),
+            source=f"source{self.generation}",
+            unix_offset=UNIX_OFFSET,
+            level=plan.level,
+            window=plan.window,
+        )
+        before = len(self.oracle.pending)
+        pending: list[int] = []
+        damaged = 0
+        if disk is not None:
+            assert kept is not None
+            reports = self.core._losses.reports if self.generation > 1 else ()
+            keeper_module.GENERATION_SIZE, keeper_module._SLACK = plan.generation_size, plan.slack  # type: ignore[misc]
+            found = disk.open()
+            damaged = found.damaged
+            pending = kept.begin(found, disk.lines, reports, power=power)
+            self.note("restored", len(found.batches), len(found.records), len(pending), damaged)
+        self.crashed += max(0, before - len(pending))
+        self.core = core
         self.program = Program(self.core, self)
+        self.keeping = None
+        self.ending = False
         self.blocked = None
         self.stopped = False
         self.next_pull: float | None = None
         self.flush_interrupted = False
-        self.oracle.begin()
+        self.oracle.begin(pending, damaged)
+        if disk is not None:
+            assert kept is not None
+            assert plan.level is not None
+            core.restore(found, now=self.now)
+            self.keeping = Keeping(self, disk, kept, plan.level)
+            self.program.woken = True
+            self.keeping.look()
 
     def _restart(self, generation: int) -> None:
         if generation == self.generation:
@@ -191,15 +252,20 @@ class World:
         Raises:
             Failure: an invariant does not hold.
         """
+        constants = keeper_module.GENERATION_SIZE, keeper_module._SLACK
         try:
             self._fault_phase()
             self._liveness_phase()
         except (Violation, AssertionError, LocalError, ArithmeticError, LookupError, TypeError, ValueError) as error:
             raise Failure(self._explain(error)) from error
+        finally:
+            keeper_module.GENERATION_SIZE, keeper_module._SLACK = constants  # type: ignore[misc]
+            if self.disk is not None:
+                self.disk.remove()
         oracle = self.oracle
         return Outcome(
             seed=self.seed,
-            events=oracle.delivered_ever + oracle.lost_ever.total() + self.crashed,
+            events=self.next_number - FIRST,
             requests=len(oracle.over),
             steps=self.steps,
             seconds=self.now,
@@ -236,11 +302,13 @@ class World:
         when, _, what, args = heappop(self.heap)
         self.now = max(self.now, when)
         self.steps += 1
+        self.touched = False
         what(*args)
         if self.program.woken:
             self.program.woken = False
             self._wake()
-        self.oracle.check(self.core)
+        if self.touched:
+            self.oracle.check(self.core)
         if self.steps % 8 == 0 and (self.next_pull is None or self.next_pull > self.now + 1e-3):
             self.oracle.check_not_overdue(self.core, self.now)
 
@@ -268,6 +336,7 @@ class World:
         self.note("no more faults")
         server, plan = self.server, self.plan
         server.up, server.full, server.max_body = True, False, NO_LIMIT
+        self._mend_disk()
         for stream in plan.streams:
             self._accept_keys(stream)
         for stream in plan.streams:
@@ -275,36 +344,84 @@ class World:
         self._wake()
         self._drain()
         if self.core.state is not TrackerState.OPEN:
-            must(self.core.closed, "I10: a tracker that was closed and has delivered all is not closed")
-            self._start()
+            if self.disk is not None:
+                self._abandon()
+                while self.core.state is not TrackerState.OPEN:
+                    self._step()
+                self._drain()
+            else:
+                must(self.core.closed, "I10: a tracker that was closed and has delivered all is not closed")
+                self._start()
+        self._isolation()
         for stream in plan.streams:
             number = self.next_number
             self._track(stream, None, self.shapes[1], 1, Kind.PLAIN)
-            must(number in self.oracle.pending, "I10: an event that came when all was well was not taken")
+            limbo = () if self.oracle.kept is None else self.oracle.kept.limbo
+            taken = number in self.oracle.pending or number in limbo
+            must(taken, "I10: an event that came when all was well was not taken")
             self._drain()
         self._close()
         self._drain()
         self.oracle.check(self.core)
         must(self.core.closed, "I10: closed and drained, and yet not closed")
         must(not self.oracle.announced, "I1: a loss was never reported")
+        if self.disk is not None:
+            self._abandon()
+            generation = self.generation
+            while self.generation == generation:
+                self._step()
+            must(not self.oracle.pending, "I9: all was delivered, and the backlog is not empty")
+
+    def _isolation(self) -> None:
+        """One stream's trouble delays no other by more than a request that is under way."""
+        options, timing = self.plan.options, self.timing
+        if len(self.plan.streams) < 2 or options["max_pending_bytes"] < 16384 or options["max_pending_events"]:
+            return
+        victim, other = timing.sample(self.plan.streams, 2)
+        what = timing.choice(("poison", "key", "error") if self.plan.signed else ("poison", "error"))
+        self.note("trouble", victim, what)
+        if what == "error":
+            self.server.broken = victim
+        elif what == "key":
+            self._accept_keys(victim, "nobody's key", without=True)
+        self._track(victim, None, self.shapes[-2 if what == "poison" else 1], timing.randint(1, 20), Kind.PLAIN)
+        number = self.next_number
+        self._track(other, None, self.shapes[1], 1, Kind.PLAIN)
+        until = self.now + options["flush_interval"] + 1.0
+        limbo: Any = () if self.oracle.kept is None else self.oracle.kept.limbo
+        self._wake()
+        while number in self.oracle.pending or number in limbo:
+            must(self.heap and self.heap[0][0] <= until, "I11: one stream's trouble delays another")
+            self._step()
+        must(number in self.oracle.stored, "I11: one stream's trouble loses events of another")
+        self.server.broken = None
+        self._set_key(victim, self.plain_key(victim) or f"late key of {victim}")
+        self._drain()
 
     def _drain(self) -> None:
         """All that is pending gets its outcome, in bounded time."""
         oracle = self.oracle
         policy = self.plan.options["retry"]
-        sends = 2 * len(oracle.pending) + 50
+        limbo = 0 if oracle.kept is None else len(oracle.kept.limbo)
+        sends = 2 * (len(oracle.pending) + limbo) + 50
         until = (
             self.now
             + 2 * max(oracle.longest_pause, policy.cap)
             + self.plan.options["request_timeout"]
             + self.plan.options["flush_interval"]
             + sends * 0.1
+            + (10.0 if self.disk is not None else 0.0)
         )
         requests = oracle.requests
         if self.program.woken:
             self.program.woken = False
             self._wake()
-        while oracle.pending or self.blocked is not None or (self.stopped and not self.core.closed):
+        while (
+            oracle.pending
+            or self.blocked is not None
+            or (self.stopped and not self.core.closed)
+            or (self.keeping is not None and self.keeping.busy)
+        ):
             must(self.heap, "I10: events are pending and nothing will ever happen")
             must(self.heap[0][0] <= until, "I10: not drained in time")
             must(oracle.requests - requests <= 2 * sends, "I10: too many requests to drain")
@@ -346,6 +463,10 @@ class World:
 
     def _track(self, stream: str, key: str | None, shape: Shape | None, times: int, kind: Kind) -> None:
         """Track *times* events, of *shape* or of all shapes of the plan, as long as there is room."""
+        self.touched = True
+        if self.recorded:
+            self._track_recorded(stream, key, shape, times, kind)
+            return
         oracle, shapes, picks = self.oracle, self.shapes, self.picks
         expected, shape_of = oracle.expected, oracle.shape_of
         class_ = self._class(stream, key, kind)
@@ -403,6 +524,44 @@ class World:
             assert shape is not None
             self._not_taken(error, shape, stream, key, number, text)
 
+    def _track_recorded(self, stream: str, key: str | None, fixed: Shape | None, times: int, kind: Kind) -> None:
+        """The same where each event has a record: several callers at once, one of whom writes."""
+        oracle, picks, keeping = self.oracle, self.picks, self.keeping
+        assert keeping is not None
+        class_ = self._class(stream, key, kind)
+        auth_key = None if key is None else self._key(key)
+        first = self.next_number
+        group = self.plan.callers
+        for left in range(times, 0, -1):
+            number = self.next_number
+            self.next_number += 1
+            pick = picks[number % 997] if fixed is None else self.oracle.shapes.index(fixed)
+            shape = self.shapes[pick]
+            text = f"{shape.before}{number}{shape.after}"
+            if shape.poison:
+                oracle.poison.add(number)
+            oracle.class_of.append(class_)
+            oracle.shape_of.append(pick)
+            oracle.expected[text] = number
+            line = encode_event(shape.event(number, text))
+            try:
+                keeping.admit(stream, line, auth_key, number, waits=True)
+            except (BacklogFull, TrackerClosed, EventTooLarge) as refused:
+                del oracle.expected[text]
+                self.program.refused = line
+                self.program.woken = True
+                self.note("track", class_, first, number)
+                self._not_taken(refused, shape, stream, key, number, text)
+                break
+            self.bytes_tracked += shape.size
+            if left % group == 1 or group == 1:
+                keeping.write()
+                if keeping.writing is not None and len(keeping.waiting) >= group:
+                    break  # all callers wait
+        else:
+            self.note("track", class_, first, self.next_number)
+        keeping.write()
+
     def _not_taken(self, error: LocalError, shape: Shape, stream: str, key: str | None, number: int, text: str) -> None:
         self.note("not taken", type(error).__name__)
         on_full = self.plan.options["on_full"]
@@ -418,18 +577,28 @@ class World:
 
     def _must_be_full(self, shape: Shape) -> None:
         statistics, options = self.core.statistics(), self.plan.options
+        failed_at = None if self.keeping is None else self.keeping.failed_at
+        if options["on_full"] is OnFull.RAISE and failed_at is not None and self.now < failed_at + RECORD_PAUSE:
+            return  # nothing is written just now
         limit = options["max_pending_events"]
-        too_many = limit is not None and statistics.pending >= limit
-        full = too_many or statistics.pending_bytes + shape.size > options["max_pending_bytes"]
+        limbo = () if self.oracle.kept is None else self.oracle.kept.limbo
+        too_many = limit is not None and statistics.pending + len(limbo) >= limit
+        size = statistics.pending_bytes + self.oracle.size_of(limbo) + shape.size
+        full = too_many or size > options["max_pending_bytes"]
         must(full, "I6: refused for want of room, but there is room")
 
     def _retry_blocked(self) -> None:
         """There may be room now: what the driver's ``track`` does that waits."""
         if self.blocked is None:
             return
+        self.touched = True
         stream, key, number, text = self.blocked
+        line, auth_key = self.program.refused, self._key(key) if key else None
         try:
-            if self.core.track_line(stream, self.program.refused, self._key(key) if key else None, now=self.now):
+            if self.recorded:
+                assert self.keeping is not None
+                self.keeping.admit(stream, line, auth_key, number, waits=True)
+            elif self.core.track_line(stream, line, auth_key, now=self.now):
                 self.program.woken = True
         except BacklogFull:
             self._must_be_full(self.shapes[self.oracle.shape_of[number - FIRST]])
@@ -441,6 +610,10 @@ class World:
             self.note("room", number)
             self.blocked = None
             self.oracle.expected[text] = number
+            if self.recorded:
+                assert self.keeping is not None
+                self.keeping.write()
+                return
             self.oracle.pending.add(number)
             self.oracle.accepted += 1
 
@@ -451,6 +624,7 @@ class World:
 
     def _call(self, call: Callable[[], Any]) -> Any:
         """Call the core, perhaps with an interruption."""
+        self.touched = True
         if not self._interrupts():
             return call()
         return self._interrupted(call, self.timing.choice(self.plan.streams))
@@ -499,8 +673,10 @@ class World:
         oracle.expected[text] = number
         if shape.poison:
             oracle.poison.add(number)
-        oracle.pending.add(number)
-        oracle.accepted += 1
+        if not self.recorded:
+            oracle.pending.add(number)
+            oracle.accepted += 1
+        self.number_now = number
         set_aside = self.core.busy
         refused = self.program.refused
         try:
@@ -509,10 +685,15 @@ class World:
             must(not set_aside, "I1: an event was refused that interrupts, where it must be taken")
             must(mirror.too_large or not isinstance(error, EventTooLarge), "I6: not too large")
             del oracle.expected[text]
-            oracle.pending.discard(number)
-            oracle.accepted -= 1
+            if not self.recorded:
+                oracle.pending.discard(number)
+                oracle.accepted -= 1
             self.note("interrupting event not taken")
         self.program.refused = refused
+        if self.recorded and not set_aside:
+            assert self.keeping is not None
+            self.program.woken = True
+            self.keeping.write()
 
     # -- sending ------------------------------------------------------------------------------------------
 
@@ -540,13 +721,15 @@ class World:
                 loss = command.loss
                 self.note("lost", loss.count, loss.reason.value, loss.attempts, loss.lines[:40])
                 must(loss.time <= self.now + UNIX_OFFSET, "I12: a loss of a time to come")
-                self.oracle.lost(loss, stopped=self.core.state is not TrackerState.OPEN)
+                self.oracle.lost(loss, stopped=self.core.state is not TrackerState.OPEN, in_lanes=self._in_lanes)
             elif isinstance(command, ReportParked):
                 self.note("parked", command.stream, command.status)
                 if not self.faults:  # by an answer that was on its way; somebody gives the key once more
                     name = self.plain_key(command.stream) or f"late key of {command.stream}"
                     self.at(self.now + 1.0, self._set_key, command.stream, name)
             deadline = self.core.next_deadline()
+            if self.keeping is not None:
+                self.keeping.look()
             if command is None:
                 if deadline is not None:
                     self._pull_by(deadline)
@@ -560,6 +743,10 @@ class World:
                     self._pull_by(max(self.now, deadline) + self.timing.random() * 1e-3)
                 return
 
+    def _in_lanes(self) -> set[str]:
+        """Ids of all batches that wait for something."""
+        return {batch.batch_id for lane in self.core._schedule for batch in lane.batches}
+
     def _send(self, command: SendRequest) -> None:
         request = command.request
         stream_keys = ()
@@ -571,6 +758,8 @@ class World:
         plain = self.plain_key(stream)
         stream_keys = (*((plain,) if plain else ()), *self.every_key[stream])
         sent = self.oracle.send(command, self.now, stream_keys, plain)
+        if self.oracle.kept is not None:
+            self.oracle.kept.sent(command.batch_id, sent.numbers)
         attempt = sent.sends
         self.note("send", command.batch_id, attempt, command.events, zlib.crc32(request.body))
         until = self.now + command.timeout
@@ -671,6 +860,8 @@ class World:
             at_least = 5.0
         self.oracle.outcome(sent, outcome, at_least, self.now, unit)
         self._call(lambda: self._tell(core, batch_id, outcome, unit))
+        if self.keeping is not None:
+            self.keeping.look()
         self._retry_blocked()
         self._wake()
 
@@ -682,10 +873,73 @@ class World:
 
     # -- what else may happen -----------------------------------------------------------------------------
 
-    def _crash(self) -> None:
-        self.crashed += self.oracle.crashed()
+    def _crash(self, *, power: bool = False) -> None:
+        if self.disk is not None:
+            assert self.keeping is not None
+            under_way = self.keeping.writing, self.keeping.updating
+            if power:
+                self.disk.power_lost(*under_way)
+            else:
+                self.disk.killed(*under_way)
         self.generation += 1  # nothing reaches the program that was
-        self._start()
+        self._start(power=power)
+
+    def _lose_power(self) -> None:
+        self._crash(power=True)
+
+    def _fill_disk(self) -> None:
+        assert self.disk is not None
+        self.disk.full = True
+        self.at(self.now + self.fate.expovariate(1 / 5.0), self._mend_disk)
+
+    def _stop_on_full_disk(self) -> None:
+        self._fill_disk()
+        for _ in range(3):
+            self._track(self.fate.choice(self.plan.streams), None, self.shapes[1], 3, Kind.PLAIN)
+        self.at(self.now + self.fate.choice((0.0, 0.1, 2.0)), self._stop_now, self.generation)
+
+    def _stop_now(self, generation: int) -> None:
+        if generation == self.generation and self.faults and self.core.state is TrackerState.OPEN:
+            self._close()
+            self._end(generation)
+
+    def _break_disk(self) -> None:
+        assert self.disk is not None
+        self.disk.fails = self.fate.choice((0.1, 0.5, 1.0))
+        self.at(self.now + self.fate.expovariate(1 / 5.0), self._mend_disk)
+        for _ in range(4 if self.plan.interrupts else 0):  # events that nobody waits for are lost most easily
+            if self.blocked is None:
+                stream = self.fate.choice(self.plan.streams)
+                track = partial(self._track, stream, None, self.shapes[1], 1, Kind.PLAIN)
+                self._interrupted(track, stream, others=True)
+
+    def _slow_disk(self) -> None:
+        assert self.disk is not None
+        self.disk.slow = True
+        self.at(self.now + self.fate.expovariate(1 / 20.0), self._mend_disk)
+
+    def _mend_disk(self) -> None:
+        if self.disk is not None:
+            self.note("disk mended")
+            self.disk.full = self.disk.slow = False
+            self.disk.fails = 0.0
+
+    def _damage(self) -> None:
+        assert self.disk is not None
+        self.note("damaged", self.disk.damage())
+
+    def _other_keys(self) -> None:
+        """The program is killed, and the next one has other keys."""
+        if self.plan.signed:
+            for stream in self.plan.streams:
+                if self.fate.random() < 0.5:
+                    old, new = self.plain_key(stream), self._new_key()
+                    if old is not None:
+                        self.every_key[stream].append(old)
+                    self.stream_keys[stream] = new
+                    self.oracle.rekeyed.add(stream)
+                    self._accept_keys(stream, *((old,) if old is not None and self.fate.random() < 0.5 else ()))
+        self._crash()
 
     def _restart_server(self) -> None:
         self.server.up = False
@@ -746,9 +1000,15 @@ class World:
 
     def _set_key(self, stream: str, name: str) -> None:
         self.note("set key", stream, name)
+        old = self.plain_key(stream)
         self.stream_keys[stream] = name
         self.every_key[stream].append(name)
         self.oracle.rekeyed.add(stream)
+        self.oracle.given.setdefault(stream, []).append(name)
+        if self.keeping is not None and self.keeping.writing is not None:
+            self.oracle.key_to_come.add(stream)
+            if old is not None:
+                self.every_key[stream].append(old)
         if not self.faults:
             self._accept_keys(stream)
         self._call(lambda: self.core.set_auth_key(stream, self._key(name), now=self.now))
@@ -777,10 +1037,12 @@ class World:
             self.at(self.now + patience, self._end, self.generation)
 
     def _end(self, generation: int) -> None:
-        if generation == self.generation and self.faults:
+        if generation == self.generation and self.faults and not self.ending:
             self._abandon()
 
     def _abandon(self) -> None:
+        if self.ending:
+            return
         self.note("abandon")
         oracle = self.oracle
         self.stopped = True
@@ -788,6 +1050,12 @@ class World:
         self._call(lambda: self.core.abandon(now=self.now))
         oracle.open.clear()
         oracle.in_flight.clear()
+        if self.keeping is not None:
+            self.ending = True
+            self.blocked = None
+            self._pull_some(None)
+            self.keeping.finish()
+            return
         must(all(followed.flush.done for followed in oracle.flushes), "I10: abandoned, but a flush goes on")
         self._pull_some(None)
         while self.program.woken:  # by what interrupted the last pull
@@ -797,9 +1065,25 @@ class World:
         self.blocked = None
         self.at(self.now + self.fate.random(), self._restart, self.generation)
 
+    def _finished(self) -> None:
+        """What stop() does when the backlog has all."""
+        assert self.disk is not None
+        assert self.oracle.kept is not None
+        self._pull_some(None)
+        while self.program.woken:
+            self.program.woken = False
+            self._pull_some(None)
+        must(self.core.closed, "I10: abandoned and kept, but not closed")
+        must(not self.oracle.kept.limbo, "I10: closed, and an event waits for its record")
+        self.note("closed")
+        self.oracle.kept.ended = True
+        self.disk.close()
+        self.at(self.now + self.fate.random(), self._restart, self.generation)
+
     def _bad_event(self) -> None:
         """Events and streams that there cannot be change nothing."""
         before = self.core.statistics()
+        self.number_now = -1
         for stream, event in (
             ("e", float("nan")),
             ("e", {"deep": [float("inf")]}),
@@ -836,4 +1120,11 @@ _EVENTS: dict[str, Callable[[World], None]] = {
     "close": World._stop,
     "abandon": World._abandon,
     "bad event": World._bad_event,
+    "power loss": World._lose_power,
+    "full disk": World._fill_disk,
+    "stop on full disk": World._stop_on_full_disk,
+    "disk errors": World._break_disk,
+    "slow disk": World._slow_disk,
+    "damage": World._damage,
+    "other keys": World._other_keys,
 }
