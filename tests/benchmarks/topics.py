@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from . import batches, burst, busy, calls, delivery, growth, idle, imports, latency, memory, stored
+from . import backlog, batches, burst, busy, calls, delivery, growth, idle, imports, latency, memory, stored
 from .rows import Row
 
 
@@ -31,5 +31,6 @@ TOPICS: dict[str, Topic] = {
     "busy": busy,
     "burst": burst,
     "batches": batches,
+    "backlog": backlog,
     "collector": stored,
 }

@@ -80,9 +80,12 @@ def quick_hypothesis() -> Iterator[None]:
 
 @pytest.mark.usefixtures("quick_hypothesis")
 @pytest.mark.parametrize("page", [page for page in PAGES if in_language("python", page)], ids=lambda page: page.name)
-def test_python_blocks_run(page: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_python_blocks_run(
+    page: Path, caplog: pytest.LogCaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The page's blocks run one after the other, print what the page says, and leave no error in a log."""
     caplog.set_level(logging.WARNING)
+    monkeypatch.chdir(tmp_path)  # for files that they make
     names: dict[str, object] = {"__name__": "__main__"}
     with Collector() as url:
         for block in in_language("python", page):

@@ -1,0 +1,170 @@
+"""What a durable backlog costs, at each of its levels, against a row in SQLite."""
+
+from __future__ import annotations
+
+import functools
+import sqlite3
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import atom_sync
+from atom_sansio import Level, Reply, Request, encode_event
+from atom_sync.backlog import Backlog
+
+from .measure import interleaved, middle_half, pinned, ratio
+from .rows import Row, Sense, us
+from .workload import KEY, SMALL, STREAM, Event, numbered
+
+COUNT = 20_000
+SYNCED = 300
+"""Events of one thread at level disk; each waits for the disk."""
+THREADS = 16
+SMALL_BATCH = 64
+
+
+class _Answering:
+    """A transport that answers at once, and keeps nothing."""
+
+    def send(self, request: Request, *, timeout: float) -> Reply:
+        return Reply(status=200, headers=(), body=b"")
+
+    def close(self) -> None:
+        pass
+
+
+@contextmanager
+def _tracker(level: Level | None, **options: Any) -> Iterator[atom_sync.Tracker]:
+    with tempfile.TemporaryDirectory(dir=Path.cwd()) as directory:  # not where memory plays the disk
+        backlog = None if level is None else Backlog(Path(directory, "events.db"), level=level)
+        options |= {"auth_key": KEY, "transport": _Answering, "backlog": backlog}
+        with atom_sync.Tracker("http://127.0.0.1/", **options) as tracker:
+            yield tracker
+
+
+def _track(level: Level, events: list[Event]) -> float:
+    """CPU seconds of the calling thread."""
+    with _tracker(level, flush_interval=3600.0) as tracker:
+        track = tracker.track
+        track(STREAM, {})  # the files are there
+        began = time.thread_time()
+        for event in events:
+            track(STREAM, event)
+        return time.thread_time() - began
+
+
+def _row(events: list[Event]) -> float:
+    """CPU seconds to keep the events as rows in WAL mode, synchronous=NORMAL, a transaction each."""
+    with tempfile.TemporaryDirectory(dir=Path.cwd()) as directory:
+        connection = sqlite3.connect(Path(directory, "rows.db"), isolation_level=None)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("CREATE TABLE events (n INTEGER PRIMARY KEY, line BLOB NOT NULL)")
+        began = time.thread_time()
+        for event in events:
+            connection.execute("INSERT INTO events (line) VALUES (?)", (encode_event(event),))
+        spent = time.thread_time() - began
+        connection.close()
+        return spent
+
+
+def _synced(threads: int, events: list[Event]) -> float:
+    """Events a second of wall time at level disk."""
+    with _tracker(Level.DISK) as tracker:
+
+        def work() -> None:
+            for event in events:
+                tracker.track(STREAM, event)
+
+        workers = [threading.Thread(target=work) for _ in range(threads)]
+        tracker.track(STREAM, {})
+        began = time.perf_counter()
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        return threads * len(events) / (time.perf_counter() - began)
+
+
+def _delivered(level: Level | None, batch: int, events: list[Event]) -> float:
+    """CPU seconds of the whole process, from the first track() until all is delivered."""
+    with _tracker(level, max_batch_events=batch) as tracker:
+        tracker.track(STREAM, {})
+        tracker.flush()
+        began = time.process_time()
+        for event in events:
+            tracker.track(STREAM, event)
+        if not tracker.flush(60):
+            raise RuntimeError("not all was delivered")
+        return time.process_time() - began
+
+
+def measure(rounds: int) -> dict[str, Any]:
+    """CPU microseconds an event by round, and events a second at level disk."""
+    events = numbered(SMALL, COUNT)
+    with pinned():
+        jobs = {
+            "row": functools.partial(_row, events),
+            "process": functools.partial(_track, Level.PROCESS, events),
+            **{
+                f"{name}-{batch}": functools.partial(_delivered, level, batch, events)
+                for batch in (SMALL_BATCH, 2000)
+                for name, level in (("none", None), ("memory", Level.MEMORY))
+            },
+        }
+        spent = {name: [s / COUNT * 1e6 for s in series] for name, series in interleaved(jobs, rounds).items()}
+    synced = interleaved(
+        {
+            "one": functools.partial(_synced, 1, events[:SYNCED]),
+            "many": functools.partial(_synced, THREADS, events[:SYNCED]),
+        },
+        rounds,
+    )
+    return {**spent, **synced}
+
+
+def rows(figures: dict[str, Any]) -> list[Row]:
+    median = {name: statistics.median(series) for name, series in figures.items()}
+
+    def sealing(batch: int) -> float:
+        pairs = zip(figures[f"memory-{batch}"], figures[f"none-{batch}"], strict=True)
+        return statistics.median(kept - bare for kept, bare in pairs)
+
+    return [
+        Row(
+            name="backlog-process",
+            what="`track()` at level `process`, CPU of the calling thread",
+            limit=f"a row in SQLite {us(median['row'])}",
+            ours=f"{ratio(figures['process'], figures['row']):.2f}x a row",
+            value=median["process"],
+            unit=" us",
+            target=10.0,
+        ),
+        Row(
+            name="backlog-disk",
+            what=f"events/s at level `disk`, {THREADS} threads against one",
+            limit=f"{median['one']:,.0f}/s",
+            ours=f"{median['many']:,.0f}/s",
+            value=ratio(figures["many"], figures["one"]),
+            spread=middle_half(figures["many"], figures["one"]),
+            target=5.0,
+            sense=Sense.AT_LEAST,
+        ),
+        *(
+            Row(
+                name=f"backlog-sealing-{batch}",
+                what=f"keeping batches of up to {batch}, CPU of the process an event",
+                limit=f"{us(median[f'none-{batch}'])} without a backlog",
+                ours=us(median[f"memory-{batch}"]),
+                value=sealing(batch),
+                unit=" us",
+                target=0.6,
+            )
+            for batch in (SMALL_BATCH, 2000)
+        ),
+    ]
