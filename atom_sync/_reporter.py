@@ -67,6 +67,15 @@ class Reporter:
             while self._teller != threading.get_ident() and self._running and self._clock.now() < until:
                 self._clock.wait(self._changed, until)
 
+    def give_up(self) -> None:
+        """The interpreter ends before ``on_loss`` has come to these: log them, as if there were none."""
+        with self._changed:
+            waiting = list(self._waiting)
+            self._waiting.clear()
+        self._on_loss = None
+        for report in waiting:
+            self._tell(report)
+
     def _run(self) -> None:
         self._teller = threading.get_ident()
         while (report := self._next()) is not None:
@@ -100,8 +109,8 @@ class Reporter:
             )
             more = "further streams whose key is refused are not logged, statistics() counts them"
             self._log_once(("parked", report.status), f"{why}; {more}")
-        elif self._on_loss is not None:
-            self._on_loss(report.loss)
+        elif (on_loss := self._on_loss) is not None:
+            on_loss(report.loss)
         else:
             loss = report.loss
             self._log_once(

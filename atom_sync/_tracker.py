@@ -480,6 +480,7 @@ def _stop_all() -> None:
         tracker._close()
     for tracker in trackers:
         tracker.stop(max(0.0, until - time.monotonic()))
+        tracker._reporter.give_up()
 
 
 def _begin_all_in_child() -> None:
