@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-PENDING: Final = (RecordState.QUEUED, RecordState.WRITING)
-
 TOO_SLOW: Final = "it does not answer"
 
 CLOSE_TIME: Final = 1.0
@@ -109,7 +107,7 @@ class Keeping:
     async def wait_written(self) -> None:
         """Wait for the records of calls that did not wait for them, unless the disk does not take them."""
         record = self._core.last_record
-        while record is not None and record.state in PENDING and not record.trouble:
+        while record is not None and record.pending and not record.trouble:
             await self._written.wait()
 
     async def finish(self, until: float) -> None:

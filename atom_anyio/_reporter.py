@@ -13,6 +13,7 @@ import anyio.to_thread
 from anyio.abc import TaskGroup
 
 from atom_sansio import Loss, ReportLoss, ReportParked
+from atom_sansio._logged import cause_and_words
 
 logger = logging.getLogger("atom")
 
@@ -81,22 +82,8 @@ class Reporter:
         self._all_told.set()
 
     async def _tell(self, report: ReportLoss | ReportParked) -> None:
-        if isinstance(report, ReportParked):
-            why = (
-                f"events of stream {report.stream!r} wait for set_auth_key(): {report.message}"
-                if report.status is None
-                else f"the collector refuses the key of stream {report.stream!r} (status {report.status}); its events"
-                " wait for set_auth_key()"
-            )
-            more = "further streams whose key is refused are not logged, statistics() counts them"
-            self._log_once(("parked", report.status), f"{why}; {more}")
-        elif self._on_loss is None:
-            loss = report.loss
-            self._log_once(
-                (loss.reason, loss.status),
-                f"{loss.count} events of stream {loss.stream!r} are lost ({loss.reason.value}, status {loss.status}):"
-                f" {loss.message}; losses of this kind are logged once, pass on_loss to see them all",
-            )
+        if self._on_loss is None or isinstance(report, ReportParked):
+            self._log_once(*cause_and_words(report))
         elif inspect.iscoroutinefunction(self._on_loss):
             await self._on_loss(report.loss)
         else:

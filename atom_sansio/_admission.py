@@ -372,9 +372,7 @@ class Admission:
                 or (batch is victim.batches[-1] and victim.state is LaneState.AT_BACKLOG)
             ):
                 continue
-            position = victim.batches.index(batch)
-            after = sum(other.events for other in victim.batches[position + 1 :]) if victim.flushes else 0
-            del victim.batches[position]
+            after = victim.take_out(batch)
             self._losses.lose(victim, batch, LossReason.BACKLOG_FULL, None, _NO_ROOM, now=now, after=after)
             if victim.empty and victim is not lane:
                 self._schedule.remove(victim)

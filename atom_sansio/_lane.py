@@ -231,6 +231,13 @@ class Lane:
         for share in self.flushes:
             share.leave()
 
+    def take_out(self, batch: Batch) -> int:
+        """Take *batch* out, wherever it stands; return how many events go before it, if somebody follows any."""
+        position = self.batches.index(batch)
+        after = sum(other.events for other in self.batches[position + 1 :]) if self.flushes else 0
+        del self.batches[position]
+        return after
+
     def cut_oldest(self) -> bytes:
         """Cut the oldest waiting event off."""
         if not self.closed:

@@ -52,6 +52,11 @@ class Record:
     trouble: str = ""
     """Why it could not be written when that was tried last."""
 
+    @property
+    def pending(self) -> bool:
+        """Whether it is neither accepted nor refused yet."""
+        return self.state is RecordState.QUEUED or self.state is RecordState.WRITING
+
 
 class Recording:
     """Gives the records to be written, all that there are at once, and one such writing at a time."""

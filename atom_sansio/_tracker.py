@@ -724,9 +724,7 @@ class TrackerCore:
             if self._state is TrackerState.CLOSED:
                 message = f"{_UNDELIVERED}, and the backlog cannot be written: {trouble}"
                 for lane, batch in self._keeper.give_up(all_=self._recording is None or self._unrecorded):
-                    position = lane.batches.index(batch)
-                    after = sum(other.events for other in lane.batches[position + 1 :])
-                    del lane.batches[position]
+                    after = lane.take_out(batch)
                     self._losses.lose(lane, batch, LossReason.STOPPED, batch.status, message, now=now, after=after)
                 self._keeper.give_up(all_=False)  # what it would have been told of these
 

@@ -27,8 +27,6 @@ LOOK_AGAIN: Final = 1.0
 """Seconds that a call waits for its record at most until it looks again: what interrupts it between looking and waiting
 may have let its wake-up pass."""
 
-PENDING: Final = (RecordState.QUEUED, RecordState.WRITING)
-
 CLOSE_TIME: Final = 1.0
 """Seconds that even a ``stop`` without time has to leave the rest in the backlog.  A disk that is well takes less."""
 
@@ -123,7 +121,7 @@ class Keeping:
         try:
             while True:
                 with self._lock:
-                    while record.state in PENDING and (records := self._next_records()) is None:
+                    while record.pending and (records := self._next_records()) is None:
                         until = self._wait(record, until, timeout, may_wait)
                     if records is None:
                         break
@@ -181,7 +179,7 @@ class Keeping:
         """Wait for the records of calls that did not wait for them, but not past *until*; called under the lock."""
         record = self._core.last_record
         mine = self.alone or self._writer == threading.get_ident()
-        while record is not None and record.state in PENDING and not (record.trouble or mine) and self._now() < until:
+        while record is not None and record.pending and not (record.trouble or mine) and self._now() < until:
             self._wait_written(until)
 
     def look(self) -> None:

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable
 
 from atom_sansio import Loss, ReportLoss, ReportParked
+from atom_sansio._logged import cause_and_words
 
 from ._clock import Clock
 from ._late_imports import whole_imports
@@ -100,24 +101,11 @@ class Reporter:
             _log(f"on_loss is slower than losses come: it was not told of {untold}, which statistics() counts")
 
     def _tell(self, report: ReportLoss | ReportParked) -> None:
-        if isinstance(report, ReportParked):
-            why = (
-                f"events of stream {report.stream!r} wait for set_auth_key(): {report.message}"
-                if report.status is None
-                else f"the collector refuses the key of stream {report.stream!r} (status {report.status}); its events"
-                " wait for set_auth_key()"
-            )
-            more = "further streams whose key is refused are not logged, statistics() counts them"
-            self._log_once(("parked", report.status), f"{why}; {more}")
-        elif (on_loss := self._on_loss) is not None:
-            on_loss(report.loss)
+        on_loss = self._on_loss
+        if on_loss is None or isinstance(report, ReportParked):
+            self._log_once(*cause_and_words(report))
         else:
-            loss = report.loss
-            self._log_once(
-                (loss.reason, loss.status),
-                f"{loss.count} events of stream {loss.stream!r} are lost ({loss.reason.value}, status {loss.status}):"
-                f" {loss.message}; losses of this kind are logged once, pass on_loss to see them all",
-            )
+            on_loss(report.loss)
 
     def _log_once(self, cause: object, message: str, error: BaseException | None = None) -> None:
         if cause not in self._logged:

@@ -3,35 +3,19 @@
 from __future__ import annotations
 
 import signal
-import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 import pytest
-from interrupted_programs import Program, arrived, once, posix, run
+from interrupted_programs import Program, arrived, dead, hanging, once, posix, run
 
 BOUND = 2.0
 """Seconds that a tracker may take at the end."""
 MACHINE = 1.0
 """Seconds more that an interpreter may take to be gone, on a busy machine."""
-
-
-@contextmanager
-def dead() -> Iterator[str]:
-    """The address of a server that is not there."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # but does not listen
-        yield f"http://127.0.0.1:{taken.getsockname()[1]}/"
-
-
-@contextmanager
-def hanging() -> Iterator[str]:
-    """The address of a server that takes connections and never reads."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
 
 
 @pytest.mark.parametrize("end", ["", "sys.exit(0)", "threading.Thread(target=tracker.flush, daemon=True).start()"])

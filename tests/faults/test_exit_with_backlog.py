@@ -6,16 +6,15 @@ With ``ATOM_FAULTS_EVERY`` set, at every level; without it, at the default one.
 from __future__ import annotations
 
 import signal
-import socket
 import subprocess
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from interrupted_programs import PATIENCE, Program, arrived, once, posix, run
+from interrupted_programs import PATIENCE, Program, arrived, dead, hanging, once, posix, run
 from trackers import ASKED_FOR
 
 from atom_sync import MemoryTransport, Tracker
@@ -24,22 +23,6 @@ SLOW_MACHINE = 10.0
 """Seconds that an end may take at most where all is slow; two are promised."""
 
 LEVELS = ["memory", "process", "disk"] if ASKED_FOR else ["process"]
-
-
-@contextmanager
-def dead() -> Iterator[str]:
-    """The address of a server that is not there."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # but does not listen
-        yield f"http://127.0.0.1:{taken.getsockname()[1]}/"
-
-
-@contextmanager
-def hanging() -> Iterator[str]:
-    """The address of a server that takes connections and never reads."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
-
 
 Server = Callable[[], AbstractContextManager[str]]
 
