@@ -10,7 +10,6 @@ from typing import Final, Protocol
 from atom_sansio import (
     AuthKey,
     BacklogCommand,
-    BacklogFull,
     Level,
     LoadBatch,
     Receipt,
@@ -97,7 +96,7 @@ class Keeping:
             interrupts: what :meth:`interrupted` said before the lock was taken.
 
         Returns:
-            What is to be settled; None for nothing: the event was dropped, or the call that this one interrupts
+            What is to be written now; None for nothing: the event was dropped, or the call that this one interrupts
             writes it, or the worker.
 
         Raises:
@@ -110,38 +109,46 @@ class Keeping:
             self._work_came()
             return None
 
-    def settle(self, record: Record, timeout: float | None, *, may_wait: bool) -> None:
-        """Have *record* written.  One call writes for all that wait at the time, so they share what a sync costs.
+    def put(self, admit: Callable[[], Record | None], timeout: float | None, *, may_wait: bool) -> Record | None:
+        """Have what *admit* takes in written.  One call writes for all that wait at the time: they share a sync's cost.
 
-        Raises:
-            BacklogFull: it is not written within *timeout*, or ``on_full`` does not let this call wait.
+        Args:
+            admit: :meth:`admit`, or what calls that when there is room; called under the lock.
+
+        Returns:
+            What *admit* has given: ``ACCEPTED``, or ``REFUSED`` if it was not written within *timeout*, or ``on_full``
+            does not let this call wait.
         """
         until: float | None = None
+        record: Record | None = None
         records: Records | None = None
         try:
             while True:
                 with self._lock:
+                    if record is None and (record := admit()) is None:
+                        return None
                     while record.pending and (records := self._next_records()) is None:
                         until = self._wait(record, until, timeout, may_wait)
                     if records is None:
-                        break
+                        return record
                     self._writer = threading.get_ident()
                 trouble = self._append(records)
                 with self._lock:
                     self._appended(trouble)
                     self._end_writing()
                     records = None
+                    if record.state is RecordState.ACCEPTED:
+                        return record
         except BaseException:  # Ctrl-C, say, while the disk is slow, whose fault that is not
             with self._lock:
                 if records is not None:
                     self._core.records_put_off(records)
                     if self._writer == threading.get_ident():
                         self._end_writing()
-                self._core.take_back(record)
-                self._work_came()
+                if record is not None:
+                    self._core.take_back(record)
+                    self._work_came()
             raise
-        if record.state is RecordState.REFUSED:
-            raise BacklogFull(record.trouble)
 
     def _next_records(self) -> Records | None:
         return None if self._writer is not None else self._core.next_records(now=self._now())

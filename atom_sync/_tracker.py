@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakSet
@@ -28,6 +29,7 @@ from atom_sansio import (
     OnFull,
     Options,
     Records,
+    RecordState,
     RemoteError,
     Reply,
     SendRequest,
@@ -150,13 +152,14 @@ class Tracker(Intake[Receipt]):
         core = self._core  # in a forked child this opens the backlog
         keeping = self._keeping
         if keeping is not None and keeping.records and line:
-            interrupts = keeping.interrupted()
+            admit = partial(keeping.admit, stream, line, key, given, interrupts=keeping.interrupted())
+            timeout, may_wait = self._options.block_timeout, self._may_wait
             try:
-                record = keeping.admit(stream, line, key, given, interrupts=interrupts)
+                record = keeping.put(admit, timeout, may_wait=may_wait)
             except BacklogFull:
-                record = self._take_in(stream, lambda: keeping.admit(stream, line, key, given, interrupts=interrupts))
-            if record is not None:
-                keeping.settle(record, self._options.block_timeout, may_wait=self._may_wait)
+                record = keeping.put(lambda: self._take_in(stream, admit), timeout, may_wait=may_wait)
+            if record is not None and record.state is RecordState.REFUSED:
+                raise BacklogFull(record.trouble)
             return given
         with self._lock:
             if self._take_in(stream, lambda: core.track_line(stream, line, key, now=self._now(), receipt=given)):
