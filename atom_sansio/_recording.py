@@ -121,18 +121,32 @@ class Recording:
         size = 0
         while self._queue and size < _CHUNK:
             record = self._queue.popleft()
-            record.state = RecordState.WRITING
-            lane = lane_of(record)
-            address = lane.address
-            head = lane.record_head
-            if not head:
-                head = lane.record_head = record_head(address)
-            part = encode_record(self._keeper.number(address), head, record.line)
+            part = self._encode(record, lane_of(record))
             parts.append(part)
             size += len(part)
-            self._writing.append((record, address))
-        self._size = size
-        self._given = Records(generation=self._keeper.generation, data=b"".join(parts))
+        return self._give(b"".join(parts))
+
+    @property
+    def engaged(self) -> bool:
+        """Whether a record has to wait for others, or for the disk."""
+        return bool(self._queue or self._writing or self._retry_at is not None)
+
+    def give(self, record: Record) -> Records:
+        """*record* alone, to be written at once, where none is in its way, and its lane is as it was."""
+        return self._give(self._encode(record, record.lane))
+
+    def _encode(self, record: Record, lane: Lane) -> bytes:
+        record.state = RecordState.WRITING
+        address = lane.address
+        head = lane.record_head
+        if not head:
+            head = lane.record_head = record_head(address)
+        self._writing.append((record, address))
+        return encode_record(self._keeper.number(address), head, record.line)
+
+    def _give(self, data: bytes) -> Records:
+        self._size = len(data)
+        self._given = Records(generation=self._keeper.generation, data=data)
         return self._given
 
     def written(self) -> tuple[list[Record], int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from math import inf
 from typing import Final, Protocol
 
@@ -40,6 +41,10 @@ class OpenBacklog(Protocol):
     def load(self, batch_id: str) -> bytes: ...
     def close(self) -> None: ...
     def leave_to_parent(self) -> None: ...
+
+
+def _at_once(take: Callable[[], Record | None]) -> Record | None:
+    return take()
 
 
 class Keeping:
@@ -87,48 +92,49 @@ class Keeping:
         owned: bool = self._lock._is_owned()  # type: ignore[attr-defined]  # as threading.Condition asks
         return owned or threading.get_ident() in (self._writer, self._worker)
 
-    def admit(
-        self, stream: str, line: bytes, key: AuthKey | None, receipt: Receipt | None, *, interrupts: bool
+    def put(
+        self,
+        stream: str,
+        line: bytes,
+        key: AuthKey | None,
+        receipt: Receipt | None,
+        timeout: float | None,
+        *,
+        may_wait: bool,
+        take_in: Callable[[Callable[[], Record | None]], Record | None] = _at_once,
     ) -> Record | None:
-        """Take an event in.
+        """Take an event in and have it written.  One call writes for all that wait then: they share a sync's cost.
 
         Args:
-            interrupts: what :meth:`interrupted` said before the lock was taken.
+            timeout: seconds that it may wait for a disk that does not take it, if it *may_wait*.
+            take_in: calls what it is given when there is room; called under the lock.
 
         Returns:
-            What is to be written now; None for nothing: the event was dropped, or the call that this one interrupts
-            writes it, or the worker.
+            None if the event was dropped, or if the call that this one interrupts writes it, or the worker.  Else it is
+            ``ACCEPTED``; or ``REFUSED``, if it was not written in time.
 
         Raises:
             BacklogFull: there is no room.
         """
-        with self._lock:
-            record = self._core.admit(stream, line, key, now=self._now(), waits=not interrupts, receipt=receipt)
-            if record is not None and not interrupts:
-                return record
-            self._work_came()
-            return None
-
-    def put(self, admit: Callable[[], Record | None], timeout: float | None, *, may_wait: bool) -> Record | None:
-        """Have what *admit* takes in written.  One call writes for all that wait at the time: they share a sync's cost.
-
-        Args:
-            admit: :meth:`admit`, or what calls that when there is room; called under the lock.
-
-        Returns:
-            What *admit* has given: ``ACCEPTED``, or ``REFUSED`` if it was not written within *timeout*, or ``on_full``
-            does not let this call wait.
-        """
+        interrupts = self.interrupted()
         until: float | None = None
         record: Record | None = None
         records: Records | None = None
         try:
             while True:
                 with self._lock:
-                    if record is None and (record := admit()) is None:
-                        return None
-                    while record.pending and (records := self._next_records()) is None:
-                        until = self._wait(record, until, timeout, may_wait)
+                    if record is None:
+                        if key is None and receipt is None and self._writer is None and not interrupts:
+                            record, records = self._core.admit_quickly(stream, line, now=self._now())
+                        if record is None:
+                            record = take_in(partial(self._admit, stream, line, key, receipt, waits=not interrupts))
+                            if record is None or interrupts:
+                                self._work_came()
+                                return None
+                    while records is None and record.pending:
+                        records = self._next_records()
+                        if records is None:
+                            until = self._wait(record, until, timeout, may_wait)
                     if records is None:
                         return record
                     self._writer = threading.get_ident()
@@ -149,6 +155,11 @@ class Keeping:
                     self._core.take_back(record)
                     self._work_came()
             raise
+
+    def _admit(
+        self, stream: str, line: bytes, key: AuthKey | None, receipt: Receipt | None, *, waits: bool
+    ) -> Record | None:
+        return self._core.admit(stream, line, key, now=self._now(), waits=waits, receipt=receipt)
 
     def _next_records(self) -> Records | None:
         return None if self._writer is not None else self._core.next_records(now=self._now())

@@ -152,12 +152,11 @@ class Tracker(Intake[Receipt]):
         core = self._core  # in a forked child this opens the backlog
         keeping = self._keeping
         if keeping is not None and keeping.records and line:
-            admit = partial(keeping.admit, stream, line, key, given, interrupts=keeping.interrupted())
-            timeout, may_wait = self._options.block_timeout, self._may_wait
+            put = partial(keeping.put, stream, line, key, given, self._options.block_timeout, may_wait=self._may_wait)
             try:
-                record = keeping.put(admit, timeout, may_wait=may_wait)
+                record = put()
             except BacklogFull:
-                record = keeping.put(lambda: self._take_in(stream, admit), timeout, may_wait=may_wait)
+                record = put(take_in=partial(self._take_in, stream))
             if record is not None and record.state is RecordState.REFUSED:
                 raise BacklogFull(record.trouble)
             return given

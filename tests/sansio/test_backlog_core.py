@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from math import inf
 
 import pytest
@@ -19,6 +20,7 @@ from atom_sansio import (
     Options,
     Outcome,
     Receipt,
+    RecordState,
     Recovered,
     Reply,
     ReportLoss,
@@ -323,6 +325,100 @@ def test_records_beyond_a_batch() -> None:
     update = core.next_backlog_command(now=0.0)
     assert isinstance(update, UpdateBacklog)
     assert [kept.events for kept, _ in update.put] == [2]
+
+
+def quickly(core: TrackerCore, line: bytes, now: float = 0.0) -> bytes | None:
+    """The record of an event that is taken in at once."""
+    record, records = core.admit_quickly("a", line, now=now)
+    if record is None or records is None:
+        assert record is None
+        assert records is None
+        return None
+    assert record.state is RecordState.WRITING
+    return records.data
+
+
+def holding(**options: object) -> TrackerCore:
+    """A core whose stream holds an event."""
+    core = make(Level.PROCESS, **options)
+    core.admit("a", b"1\n", now=0.0)
+    assert core.next_records(now=0.0) is not None
+    core.records_written(now=0.0)
+    return core
+
+
+def test_quickly() -> None:
+    """What is written is what would be written otherwise, and the event is accepted as soon as it is."""
+    core, other = holding(), holding()
+    other.admit("a", b"2\n", now=0.0)
+    records = other.next_records(now=0.0)
+    assert records is not None
+    assert quickly(core, b"2\n") == records.data
+    assert core.statistics().accepted == 1
+    assert not core.records_written(now=0.0)
+    assert core.statistics() == replace(other.statistics(), accepted=2, pending=2, pending_bytes=4)
+
+
+def test_quickly_refused() -> None:
+    """A disk that does not take it is told of as ever, and what comes in the pause does not come in quickly."""
+    core = holding(on_full="raise")
+    record, _ = core.admit_quickly("a", b"2\n", now=0.0)
+    assert record is not None
+    core.records_refused("no space", now=0.0)
+    assert record.state is RecordState.REFUSED
+    assert quickly(core, b"3\n") is None
+    record, _ = core.admit_quickly("a", b"4\n", now=5.0)
+    assert record is None, "the disk has not said yet that it is well"
+    assert core.statistics().accepted == 1
+
+
+def test_quickly_put_off() -> None:
+    """What nobody came to write is given again."""
+    core = holding()
+    _, records = core.admit_quickly("a", b"2\n", now=0.0)
+    assert records is not None
+    core.records_put_off(records)
+    assert core.next_records(now=0.0) == records
+
+
+def test_not_quickly() -> None:
+    """Whatever is in the way leaves the event to the long way: nothing was done."""
+    unkept = make(None)
+    unkept.track("a", 1, now=0.0)
+    assert quickly(unkept, b"2\n") is None
+    assert quickly(make(Level.PROCESS), b"1\n") is None, "the stream holds nothing"
+    writing = holding()
+    assert quickly(writing, b"2\n") is not None
+    assert quickly(writing, b"3\n") is None
+    assert quickly(holding(max_pending_events=1), b"2\n") is None
+    full = holding(max_batch_bytes=1024, max_pending_bytes=1024)
+    assert quickly(full, b'"' + b"x" * 1020 + b'"\n') is None, "no room"
+    assert quickly(holding(max_batch_bytes=1024), b'"' + b"x" * 900 + b'"\n') is None, "may not fit into a request"
+    sealed = holding()
+    sealed.set_auth_key("a", K1, now=0.0)
+    assert quickly(sealed, b"2\n") is None, "no inlet is open"
+    closed = holding()
+    closed.close(now=0.0)
+    assert quickly(closed, b"2\n") is None
+
+
+def test_quickly_while_busy() -> None:
+    """What interrupts a call does not come in quickly."""
+    found = []
+    key = Interrupted(lambda: found.append(quickly(core, b"2\n")))
+    core = make(Level.PROCESS, auth_key=key)
+    core.admit("a", b"1\n", now=0.0)
+    assert core.next_records(now=0.0) is not None
+    core.records_written(now=0.0)
+    core.flush(now=0.0)
+    assert sends(core) == []
+    assert isinstance(core.next_backlog_command(now=0.0), UpdateBacklog)
+    core.backlog_updated()
+    core.admit("a", b"3\n", now=0.0)
+    assert core.next_records(now=0.0) is not None
+    core.records_written(now=0.0)
+    assert len(sends(core)) == 1
+    assert found == [None]
 
 
 def test_admit_after_the_end() -> None:
