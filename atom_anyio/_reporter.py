@@ -57,14 +57,18 @@ class Reporter:
             await self._all_told.wait()
 
     def close(self) -> None:
-        """Stop telling."""
+        """Stop telling, and log what ``on_loss`` has not returned from, as if there were none."""
         if self._scope is not None:
             self._scope.cancel()
+        self._on_loss = None
+        for report in self._waiting:
+            self._log_once(*cause_and_words(report))
+        self._waiting.clear()
 
     async def _run(self, scope: anyio.CancelScope) -> None:
         with scope:
             while self._waiting:
-                report = self._waiting.popleft()
+                report = self._waiting[0]
                 try:
                     await self._tell(report)
                 # Whatever the callback does stays its own affair; that it raises what cancels a task, too.
@@ -73,6 +77,8 @@ class Reporter:
                         raise
                     self._log_once(type(error), f"on_loss raised {type(error).__name__}", error)
                 self._held -= _size(report)
+                if self._waiting:  # or it was closed
+                    self._waiting.popleft()
             untold, self._untold = self._untold, 0
             if untold:
                 logger.error(

@@ -62,14 +62,18 @@ class Reporter:
         except RuntimeError:
             self._on_loss = None
 
-    def wait(self, until: float) -> None:
-        """Wait until all is told, but not past *until*; if ``on_loss`` itself asks, there is nothing to wait for."""
+    def wait(self, until: float) -> bool:
+        """Wait until all is told, but not past *until*, or if ``on_loss`` itself asks; return whether it is."""
         with self._changed:
             while self._teller != threading.get_ident() and self._running and self._clock.now() < until:
                 self._clock.wait(self._changed, until)
+            return not self._running
 
     def give_up(self) -> None:
-        """The interpreter ends before ``on_loss`` has come to these: log them, as if there were none."""
+        """The interpreter ends before ``on_loss`` has returned from these: log them, as if there were none.
+
+        One that it was just called with is among them.  Nobody can know whether it came to its first line.
+        """
         with self._changed:
             waiting = list(self._waiting)
             self._waiting.clear()
@@ -86,12 +90,14 @@ class Reporter:
                 self._log_once(type(error), f"on_loss raised {type(error).__name__}", error)
             with self._changed:
                 self._held -= _size(report)
+                if self._waiting:  # or it was given up
+                    self._waiting.popleft()
 
     def _next(self) -> ReportLoss | ReportParked | None:
         while True:
             with self._changed:
                 if self._waiting:
-                    return self._waiting.popleft()
+                    return self._waiting[0]
                 untold, self._untold = self._untold, 0
                 if not untold:
                     self._running = False

@@ -239,9 +239,10 @@ class Tracker(Intake[Receipt]):
         if self._keeping is not None:
             self._keeping.finish(until)
         self._run(until=cut)  # all that is left are reports
-        self._reporter.wait(until)
+        told = self._reporter.wait(until)
         self._transport.close()
-        _live.discard(self)
+        if told:  # or the end of the interpreter looks at it again
+            _live.discard(self)
         return flush.result
 
     def _close(self) -> Flush:

@@ -833,6 +833,29 @@ class TestReports:
 
         run_virtually(main)
 
+    def test_callback_that_there_is_no_time_for(self, run_virtually: Any, caplog: pytest.LogCaptureFixture) -> None:
+        """What on_loss had no time to hear of is logged, since nothing is lost in silence."""
+
+        async def main() -> None:
+            async def on_loss(loss: Loss) -> None:
+                told.append(loss.stream)
+                await anyio.sleep(60)
+
+            transport = MemoryTransport([400, 422])
+            async with Tracker(ENDPOINT, transport=transport, on_loss=on_loss) as tracker:
+                await tracker.track("s", 1)
+                await tracker.flush()
+                await tracker.track("t", 1)
+                await tracker.flush()
+
+        told: list[str] = []
+        run_virtually(main)
+        assert told == ["s"]
+        assert [message[:39] for _, _, message in caplog.record_tuples] == [
+            "1 events of stream 's' are lost (reject",  # it has not returned
+            "1 events of stream 't' are lost (reject",
+        ]
+
 
 def test_blocking_is_noticed(run: Any) -> None:
     """These tests notice what blocks the loop."""
