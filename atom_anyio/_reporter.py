@@ -60,7 +60,6 @@ class Reporter:
         """Stop telling, and log what ``on_loss`` has not returned from, as if there were none."""
         if self._scope is not None:
             self._scope.cancel()
-        self._on_loss = None
         for report in self._waiting:
             self._log_once(*cause_and_words(report))
         self._waiting.clear()

@@ -35,13 +35,17 @@ class Reporter:
         self._logged: set[object] = set()
 
     def put(self, report: ReportLoss | ReportParked) -> None:
-        """Have *report* told soon.  Where no thread can be started any more, it is told at once."""
+        """Have *report* told once :meth:`tell` is called.  This calls nobody, so it may be called under a lock."""
         with self._changed:
             if self._held + _size(report) > MAX_HELD:
                 self._untold += 1
                 return
             self._held += _size(report)
             self._waiting.append(report)
+
+    def tell(self) -> None:
+        """Have told soon what was put.  Where no thread can be started any more, it is told at once."""
+        with self._changed:
             if self._running:
                 return
             self._running = True
@@ -65,9 +69,13 @@ class Reporter:
     def wait(self, until: float) -> bool:
         """Wait until all is told, but not past *until*, or if ``on_loss`` itself asks; return whether it is."""
         with self._changed:
-            while self._teller != threading.get_ident() and self._running and self._clock.now() < until:
+            while (
+                self._teller != threading.get_ident()
+                and (self._running or self._waiting)
+                and self._clock.now() < until
+            ):
                 self._clock.wait(self._changed, until)
-            return not self._running
+            return not (self._running or self._waiting)
 
     def give_up(self) -> None:
         """The interpreter ends before ``on_loss`` has returned from these: log them, as if there were none.
@@ -77,9 +85,8 @@ class Reporter:
         with self._changed:
             waiting = list(self._waiting)
             self._waiting.clear()
-        self._on_loss = None
         for report in waiting:
-            self._tell(report)
+            self._log_once(*cause_and_words(report))
 
     def _run(self) -> None:
         self._teller = threading.get_ident()
@@ -115,8 +122,8 @@ class Reporter:
 
     def _log_once(self, cause: object, message: str, error: BaseException | None = None) -> None:
         if cause not in self._logged:
-            self._logged.add(cause)
             _log(message, error)
+            self._logged.add(cause)  # not before: the end of the interpreter may leave this thread where it is
 
 
 def _log(message: str, error: BaseException | None = None) -> None:

@@ -32,6 +32,8 @@ from atom_sansio import (
     RecordState,
     RemoteError,
     Reply,
+    ReportLoss,
+    ReportParked,
     SendRequest,
     Statistics,
     TrackerCore,
@@ -330,6 +332,8 @@ class Tracker(Intake[Receipt]):
                 finally:
                     if lock is self._lock:
                         self._idle -= 1
+            if isinstance(command, (ReportLoss, ReportParked)):
+                self._reporter.put(command)  # under the lock: a thread that is gone at the end takes none along
             if deadline is not None:
                 self._wake()  # somebody else looks after the rest meanwhile
             return command
@@ -340,7 +344,7 @@ class Tracker(Intake[Receipt]):
             self._keeping.perform(command)
             return
         if not isinstance(command, SendRequest):
-            self._reporter.put(command)
+            self._reporter.tell()
             return
         timeout = command.timeout if until is None else min(command.timeout, until - self._clock.now())
         outcome: object
