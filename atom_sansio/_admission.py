@@ -148,8 +148,10 @@ class Admission:
 
     def enter(self, record: Record) -> float:
         """Take the event of *record* in, for which room is reserved; return as :meth:`accept`."""
-        lane = self.lane_of(record)
-        size = len(record.line)
+        lane, line = record.lane, record.line
+        if self._schedule.by_stream.get(record.stream) is not lane:
+            lane = self.lane_of(record)
+        size = len(line)
         full_size = lane.full_size(self.max_bytes)
         when = inf
         if lane.inlet.lines and len(lane.inlet.lines) + size > full_size:
@@ -158,7 +160,7 @@ class Admission:
             when = min(when, self._open_inlet(lane, record.now))
         inlet = lane.inlet
         self._ledger.use_reserved(inlet, size)
-        inlet.append(record.line)
+        inlet.append(line)
         if record.receipt is not None:
             lane.join_receipt(record.receipt)
         if inlet.events >= self._options.max_batch_events or len(inlet.lines) >= full_size:

@@ -35,6 +35,10 @@ class RecordState(Enum):
     REFUSED = "refused"
 
 
+_WRITING: Final = RecordState.WRITING
+"""To look up a member of an enumeration takes as long as a call does, and this is for each event."""
+
+
 @dataclass(slots=True, eq=False)
 class Record:
     """An event for which there is room, and whose record is not written yet."""
@@ -126,17 +130,14 @@ class Recording:
             size += len(part)
         return self._give(b"".join(parts))
 
-    @property
-    def engaged(self) -> bool:
-        """Whether a record has to wait for others, or for the disk."""
-        return bool(self._queue or self._writing or self._retry_at is not None)
-
-    def give(self, record: Record) -> Records:
-        """*record* alone, to be written at once, where none is in its way, and its lane is as it was."""
+    def take_alone(self, record: Record) -> Records | None:
+        """*record* alone, to be written at once; None if others are in its way, or the disk is."""
+        if self._queue or self._writing or self._retry_at is not None:
+            return None
         return self._give(self._encode(record, record.lane))
 
     def _encode(self, record: Record, lane: Lane) -> bytes:
-        record.state = RecordState.WRITING
+        record.state = _WRITING
         address = lane.address
         head = lane.record_head
         if not head:
@@ -146,15 +147,15 @@ class Recording:
 
     def _give(self, data: bytes) -> Records:
         self._size = len(data)
-        self._given = Records(generation=self._keeper.generation, data=data)
+        self._given = Records(self._keeper.generation, data)
         return self._given
 
-    def written(self) -> tuple[list[Record], int]:
+    def written(self) -> tuple[list[tuple[Record, Address]], int]:
         """They were written; give them, and their size."""
         writing, self._writing = self._writing, []
         self._retry_at = None
         self._trouble = ""
-        return [record for record, _ in writing], self._size
+        return writing, self._size
 
     def refused(self, trouble: str, now: float) -> list[Record]:
         """They were not written, and are tried again after a pause unless somebody takes them back; give them."""

@@ -24,7 +24,7 @@ from ._budget import RetryBudget
 from ._encode import encode_event
 from ._errors import BacklogFull, ConnectionFailed, EventTooLarge, LocalError, RemoteError, TrackerClosed
 from ._flush import Flush, Receipt
-from ._inlet import CLOSED, NO_INLET, Inlet
+from ._inlet import CLOSED, Inlet
 from ._keeper import WINDOW, Keeper
 from ._kept import Level, LoadBatch, Records, Recovered
 from ._lane import Batch, Lane, split
@@ -47,6 +47,11 @@ from ._state import (
 from ._verdict import Verdict, retry_after, verdict, words
 
 _INTERRUPTED: Final = "only track() may interrupt another call, as from a signal handler or a finaliser"
+_OPEN: Final = TrackerState.OPEN
+_CLOSED: Final = TrackerState.CLOSED
+_ACCEPTED: Final = RecordState.ACCEPTED
+"""To look up a member of an enumeration takes as long as a call does; these are for what is done for each event."""
+
 _UNSENT: Final = "not sent when the tracker stopped"
 _UNDELIVERED: Final = "not delivered when the tracker stopped"
 _UNCONFIRMED: Final = "sent, but not confirmed when the tracker stopped"
@@ -219,26 +224,22 @@ class TrackerCore:
     def admit_quickly(self, stream: str, line: bytes, *, now: float) -> tuple[Record, Records] | tuple[None, None]:
         """:meth:`admit` and :meth:`next_records` in one, where nothing is in the way; nothing where something is.
 
-        For the event that nearly all are: one of a stream that holds some already, while no other is written.
-        It is one function, written out, since each call within it would cost a tenth of what the whole does.
+        For the event that nearly all are: one of a stream that is known, while no other is written.
         """
         recording, lane = self._recording, self.lanes.get(stream)
-        if lane is None or recording is None or recording.engaged or self._busy or self._state is not TrackerState.OPEN:
+        if lane is None or recording is None or self._busy or self._state is not _OPEN:
             return None, None
-        inlet, size, ledger = lane.inlet, len(line), self._ledger
-        if (
-            inlet is NO_INLET
-            or size > ledger.room_bytes
-            or not ledger.room_events
-            or len(inlet.lines) + size > lane.full_size(self._admission.max_bytes)
-            or size > (self._options.max_batch_bytes - lane.envelope) // 2  # fits however it is escaped
-        ):
-            return None, None
+        size, ledger = len(line), self._ledger
+        if not ledger.has_room(size) or size > (self._options.max_batch_bytes - lane.envelope) // 2:
+            return None, None  # or it fits however it is escaped
         self._busy = True
         try:
-            ledger.reserve(size)
             record = Record(stream, line, None, now, lane, True)
-            return record, recording.give(record)
+            records = recording.take_alone(record)
+            if records is None:
+                return None, None
+            ledger.reserve(size)
+            return record, records
         finally:
             self._busy = False
             if self._interrupting or self.late:
@@ -672,13 +673,17 @@ class TrackerCore:
         try:
             assert self._recording is not None
             assert self._keeper is not None
-            records, size = self._recording.written()
-            sooner = self._state is TrackerState.CLOSED  # who waits for the end of it all may end
-            for record in records:
-                when = self._enter(record)
+            written, size = self._recording.written()
+            closed = self._state is _CLOSED
+            # Who waits for the end of it all may end; and records that nobody waits for are to be written by somebody.
+            sooner = closed or self._recording.last is not None
+            enter = self._leave_written if closed else self._admission.enter
+            for record, _ in written:
+                record.state = _ACCEPTED
+                when = enter(record)
                 if when != inf or self._admission.woken:
                     sooner |= self._sooner(when)
-            if self._keeper.written(size) and self._state is not TrackerState.CLOSED:
+            if self._keeper.written(size) and not closed:
                 self._admission.seal_all()
                 self._keeper.begin_generation()
                 sooner = True
@@ -704,7 +709,8 @@ class TrackerCore:
                 if not record.waits and not closed and self._options.on_full is OnFull.RAISE:
                     # It was accepted, so better in memory alone than lost.  Its number counts, or marks would lie.
                     self._keeper.number(self._admission.lane_of(record).address)
-                    self._enter(record)
+                    record.state = RecordState.ACCEPTED
+                    self._admission.enter(record)
                     self._unrecorded = True
                     continue
                 self._ledger.unreserve(len(record.line))
@@ -795,15 +801,13 @@ class TrackerCore:
             self._schedule.add(lane)
         return lane
 
-    def _enter(self, record: Record) -> float:
-        record.state = RecordState.ACCEPTED
-        if self._state is TrackerState.CLOSED:  # it stays where it is written
-            self._ledger.unreserve(len(record.line))
-            self._ledger.leave(1, len(record.line))
-            if record.receipt is not None:
-                record.receipt._settle(Outcome.KEPT)
-            return inf
-        return self._admission.enter(record)
+    def _leave_written(self, record: Record) -> float:
+        """The tracker is closed: the event of *record* stays where it is written."""
+        self._ledger.unreserve(len(record.line))
+        self._ledger.leave(1, len(record.line))
+        if record.receipt is not None:
+            record.receipt._settle(Outcome.KEPT)
+        return inf
 
     def _set_new_keys(self) -> None:
         keys, self._new_keys = self._new_keys, []

@@ -23,6 +23,9 @@ from atom_sansio import (
 
 from ._clock import Clock
 
+_ACCEPTED: Final = RecordState.ACCEPTED
+"""To look up a member of an enumeration takes as long as a call does, and this is for each event."""
+
 LOOK_AGAIN: Final = 1.0
 """Seconds that a call waits for its record at most until it looks again: what interrupts it between looking and waiting
 may have let its wake-up pass."""
@@ -36,15 +39,12 @@ class OpenBacklog(Protocol):
 
     level: Level
 
-    def append(self, records: Records) -> None: ...
+    @property
+    def append(self) -> Callable[[Records], None]: ...
     def update(self, update: UpdateBacklog) -> None: ...
     def load(self, batch_id: str) -> bytes: ...
     def close(self) -> None: ...
     def leave_to_parent(self) -> None: ...
-
-
-def _at_once(take: Callable[[], Record | None]) -> Record | None:
-    return take()
 
 
 class Keeping:
@@ -56,6 +56,8 @@ class Keeping:
     Args:
         lock: that of the core.
         work_came: called under *lock* when senders must look again.
+        block_timeout: seconds that a record may wait for a disk that does not take it.
+        may_wait: says whether the call of ``track`` that asks may wait for that.
     """
 
     def __init__(
@@ -65,6 +67,9 @@ class Keeping:
         lock: threading.RLock,
         clock: Clock,
         work_came: Callable[[], None],
+        *,
+        block_timeout: float | None,
+        may_wait: Callable[[], bool],
     ) -> None:
         self._core = core
         self._backlog = backlog
@@ -72,6 +77,8 @@ class Keeping:
         self._clock = clock
         self._now = clock.now
         self._work_came = work_came
+        self._block_timeout = block_timeout
+        self._may_wait = may_wait
         self._asked = threading.Condition(lock)  # the worker waits for it
         self._written = threading.Condition(lock)  # who waits for a record waits for it, and who finishes
         self._waiting = 0  # of these
@@ -98,15 +105,11 @@ class Keeping:
         line: bytes,
         key: AuthKey | None,
         receipt: Receipt | None,
-        timeout: float | None,
-        *,
-        may_wait: bool,
-        take_in: Callable[[Callable[[], Record | None]], Record | None] = _at_once,
+        take_in: Callable[[Callable[[], Record | None]], Record | None] | None = None,
     ) -> Record | None:
         """Take an event in and have it written.  One call writes for all that wait then: they share a sync's cost.
 
         Args:
-            timeout: seconds that it may wait for a disk that does not take it, if it *may_wait*.
             take_in: calls what it is given when there is room; called under the lock.
 
         Returns:
@@ -117,6 +120,7 @@ class Keeping:
             BacklogFull: there is no room.
         """
         interrupts = self.interrupted()
+        me = threading.get_ident()
         until: float | None = None
         record: Record | None = None
         records: Records | None = None
@@ -127,29 +131,36 @@ class Keeping:
                         if key is None and receipt is None and self._writer is None and not interrupts:
                             record, records = self._core.admit_quickly(stream, line, now=self._now())
                         if record is None:
-                            record = take_in(partial(self._admit, stream, line, key, receipt, waits=not interrupts))
+                            admit = partial(self._admit, stream, line, key, receipt, waits=not interrupts)
+                            record = admit() if take_in is None else take_in(admit)
                             if record is None or interrupts:
                                 self._work_came()
                                 return None
                     while records is None and record.pending:
                         records = self._next_records()
                         if records is None:
-                            until = self._wait(record, until, timeout, may_wait)
+                            until = self._wait(record, until)
                     if records is None:
                         return record
-                    self._writer = threading.get_ident()
-                trouble = self._append(records)
+                    self._writer = me
+                trouble: str | None = None
+                try:
+                    self._backlog.append(records)
+                except Exception as error:
+                    trouble = _words(error)
                 with self._lock:
                     self._appended(trouble)
-                    self._end_writing()
-                    records = None
-                    if record.state is RecordState.ACCEPTED:
+                    self._writer = records = None
+                    if self._waiting or self._finished:
+                        self._end_writing()
+                    if record.state is _ACCEPTED:
                         return record
         except BaseException:  # Ctrl-C, say, while the disk is slow, whose fault that is not
             with self._lock:
                 if records is not None:
                     self._core.records_put_off(records)
-                    if self._writer == threading.get_ident():
+                    if self._writer == me:
+                        self._writer = None
                         self._end_writing()
                 if record is not None:
                     self._core.take_back(record)
@@ -165,21 +176,19 @@ class Keeping:
         return None if self._writer is not None else self._core.next_records(now=self._now())
 
     def _end_writing(self) -> None:
-        self._writer = None
         if self._waiting:
             self._clock.notify_all(self._written)
         if self._finished:
             self._ask()  # to close
-        elif self._unheard:
-            self.look()
 
-    def _wait(self, record: Record, until: float | None, timeout: float | None, may_wait: bool) -> float | None:
+    def _wait(self, record: Record, until: float | None) -> float | None:
         """Wait for something to happen; return until when *record* may wait for a disk that does not take it."""
         now = self._now()
-        if record.trouble and until is None:
-            until = inf if timeout is None else now + timeout
-        if record.trouble and (not may_wait or now >= (until or 0.0)) and self._core.take_back(record):
-            return until
+        if record.trouble:
+            if until is None:
+                until = inf if self._block_timeout is None else now + self._block_timeout
+            if (now >= until or not self._may_wait()) and self._core.take_back(record):
+                return until
         retry = self._core.next_backlog_deadline()
         self._wait_written(min((when for when in (until, retry) if when is not None and when > now), default=inf))
         return until
@@ -303,7 +312,11 @@ class Keeping:
         match command:
             case Records():
                 # That somebody left who interrupted another call, or that the disk did not take before.
-                trouble = self._append(command)
+                trouble: str | None = None
+                try:
+                    self._backlog.append(command)
+                except Exception as error:
+                    trouble = _words(error)
                 with self._lock:
                     self._appended(trouble)
             case UpdateBacklog():
@@ -328,14 +341,6 @@ class Keeping:
                     with self._lock:
                         self._core.batch_loaded(command.batch_id, lines)
                         self._work_came()
-
-    def _append(self, records: Records) -> str | None:
-        """Append *records*; return why that failed, if it did."""
-        try:
-            self._backlog.append(records)
-        except Exception as error:
-            return _words(error)
-        return None
 
     def _appended(self, trouble: str | None) -> None:
         if trouble is not None:

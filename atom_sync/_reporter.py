@@ -70,9 +70,7 @@ class Reporter:
         """Wait until all is told, but not past *until*, or if ``on_loss`` itself asks; return whether it is."""
         with self._changed:
             while (
-                self._teller != threading.get_ident()
-                and (self._running or self._waiting)
-                and self._clock.now() < until
+                self._teller != threading.get_ident() and (self._running or self._waiting) and self._clock.now() < until
             ):
                 self._clock.wait(self._changed, until)
             return not (self._running or self._waiting)

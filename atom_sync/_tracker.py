@@ -58,6 +58,8 @@ if TYPE_CHECKING:
 
     from ._keeping import Keeping
 
+_REFUSED = RecordState.REFUSED  # since to look up a member of an enumeration takes as long as a call does
+
 EXIT_TIMEOUT = 2.0
 """Seconds that all trackers together may take at interpreter exit."""
 
@@ -133,7 +135,15 @@ class Tracker(Intake[Receipt]):
             except BaseException:
                 backlog.close()
                 raise
-            self._keeping = Keeping(core, backlog, self._lock, self._clock, self._work_came)
+            self._keeping = Keeping(
+                core,
+                backlog,
+                self._lock,
+                self._clock,
+                self._work_came,
+                block_timeout=self._options.block_timeout,
+                may_wait=self._may_wait,
+            )
         self._lanes, self._late = core.lanes, core.late
         self._core = core  # the last, since others look for it without the lock
         if backlog is not None:
@@ -154,12 +164,11 @@ class Tracker(Intake[Receipt]):
         core = self._core  # in a forked child this opens the backlog
         keeping = self._keeping
         if keeping is not None and keeping.records and line:
-            put = partial(keeping.put, stream, line, key, given, self._options.block_timeout, may_wait=self._may_wait)
             try:
-                record = put()
+                record = keeping.put(stream, line, key, given)
             except BacklogFull:
-                record = put(take_in=partial(self._take_in, stream))
-            if record is not None and record.state is RecordState.REFUSED:
+                record = keeping.put(stream, line, key, given, partial(self._take_in, stream))
+            if record is not None and record.state is _REFUSED:
                 raise BacklogFull(record.trouble)
             return given
         with self._lock:
@@ -182,11 +191,10 @@ class Tracker(Intake[Receipt]):
                 return take()
             except BacklogFull:
                 self._wake()  # what waits may be sent now, full batch or not
-                if not self._may_wait:
+                if not self._may_wait():
                     raise
                 return self._take_when_there_is_room(stream, take)
 
-    @property
     def _may_wait(self) -> bool:
         # A sender that tracks, by a finaliser or a logging handler, must not wait for itself.
         return self._options.on_full is OnFull.BLOCK and threading.get_ident() not in self._sender_threads

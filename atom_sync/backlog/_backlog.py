@@ -8,7 +8,7 @@ import os
 import sqlite3
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -146,7 +146,8 @@ class OpenBacklog:
         self._own = own
         self._others = others
         self._open = True
-        self._append = own.append
+        self.append: Callable[[Records], None] = own.append
+        """Write records, as the level says.  OSError: they are not written; none of them counts."""
         self.level = own.level
         """What an accepted event survives."""
         self._where: dict[str, Segment] = {}
@@ -200,14 +201,6 @@ class OpenBacklog:
         theirs = [replace(kept, place=first + i, part=0) for i, kept in enumerate(theirs)]
         return replace(found, batches=(*theirs, *found.batches), damaged=damaged)
 
-    def append(self, records: Records) -> None:
-        """Write *records*, as the level says.
-
-        Raises:
-            OSError: they are not written; none of them counts.
-        """
-        self._append(records)
-
     def update(self, update: UpdateBacklog) -> None:
         """Make *update*, all or nothing.
 
@@ -238,14 +231,14 @@ class OpenBacklog:
         """Let others have it.  Closing twice is harmless."""
         if self._open:
             self._open = False
-            self._append = _closed
+            self.append = _closed
             for segment in (self._own, *self._others):
                 segment.close()
 
     def leave_to_parent(self) -> None:
         """In a forked child: it is the parent's, which goes on with it.  To say so twice is harmless."""
         self._open = False
-        self._append = _closed
+        self.append = _closed
         for segment in (self._own, *self._others):
             segment.leave_to_parent()
 

@@ -359,6 +359,27 @@ def test_quickly() -> None:
     assert core.statistics() == replace(other.statistics(), accepted=2, pending=2, pending_bytes=4)
 
 
+def test_quickly_into_another_batch() -> None:
+    """An event whose stream got another key since the last one begins a batch of its own."""
+    core = holding()
+    core.set_auth_key("a", K1, now=0.0)
+    record, _ = core.admit_quickly("a", b"2\n", now=0.0)
+    assert record is not None
+    core.flush(now=0.0)
+    core.records_written(now=0.0)
+    core.flush(now=0.0)
+    puts = []
+    for _ in range(2):
+        sent = sends(core)
+        update = core.next_backlog_command(now=0.0)
+        assert isinstance(update, UpdateBacklog)
+        puts += [(kept.fingerprint, lines) for kept, lines in update.put]
+        core.backlog_updated()
+        for request in sent or sends(core):
+            core.response_received(request.batch_id, Reply(status=200, headers=(), body=b""), now=0.0, unit=0.0)
+    assert puts == [(AuthKey("k0").fingerprint, b"1\n"), (K1.fingerprint, b"2\n")]
+
+
 def test_quickly_refused() -> None:
     """A disk that does not take it is told of as ever, and what comes in the pause does not come in quickly."""
     core = holding(on_full="raise")
@@ -386,7 +407,7 @@ def test_not_quickly() -> None:
     unkept = make(None)
     unkept.track("a", 1, now=0.0)
     assert quickly(unkept, b"2\n") is None
-    assert quickly(make(Level.PROCESS), b"1\n") is None, "the stream holds nothing"
+    assert quickly(make(Level.PROCESS), b"1\n") is None, "a stream that is not known"
     writing = holding()
     assert quickly(writing, b"2\n") is not None
     assert quickly(writing, b"3\n") is None
@@ -394,9 +415,6 @@ def test_not_quickly() -> None:
     full = holding(max_batch_bytes=1024, max_pending_bytes=1024)
     assert quickly(full, b'"' + b"x" * 1020 + b'"\n') is None, "no room"
     assert quickly(holding(max_batch_bytes=1024), b'"' + b"x" * 900 + b'"\n') is None, "may not fit into a request"
-    sealed = holding()
-    sealed.set_auth_key("a", K1, now=0.0)
-    assert quickly(sealed, b"2\n") is None, "no inlet is open"
     closed = holding()
     closed.close(now=0.0)
     assert quickly(closed, b"2\n") is None

@@ -251,7 +251,7 @@ def test_records_are_given_out_together(keeper: Keeper, lane: Lane) -> None:
     assert (recording.writing, recording.deadline()) == (True, None)
     assert recording.take(9.0, lambda each: each.lane) is None
     assert not recording.take_back(first)
-    assert recording.written() == ([first, second], len(records.data))
+    assert recording.written() == ([(first, lane.address), (second, lane.address)], len(records.data))
     assert recording.last is third
     assert recording.take_back(third)
     assert third.state is RecordState.REFUSED
