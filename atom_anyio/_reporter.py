@@ -57,12 +57,9 @@ class Reporter:
             await self._all_told.wait()
 
     def close(self) -> None:
-        """Stop telling, and log what ``on_loss`` has not returned from, as if there were none."""
+        """Stop telling: what ``on_loss`` does not return from at once is logged, as if there were none."""
         if self._scope is not None:
             self._scope.cancel()
-        for report in self._waiting:
-            self._log_once(*cause_and_words(report))
-        self._waiting.clear()
 
     async def _run(self, scope: anyio.CancelScope) -> None:
         with scope:
@@ -76,13 +73,15 @@ class Reporter:
                         raise
                     self._log_once(type(error), f"on_loss raised {type(error).__name__}", error)
                 self._held -= _size(report)
-                if self._waiting:  # or it was closed
-                    self._waiting.popleft()
+                self._waiting.popleft()
             untold, self._untold = self._untold, 0
             if untold:
                 logger.error(
                     "on_loss is slower than losses come: it was not told of %d, which statistics() counts", untold
                 )
+        for report in self._waiting:  # it was closed
+            self._log_once(*cause_and_words(report))
+        self._waiting.clear()
         self._scope = None
         self._all_told.set()
 
