@@ -47,6 +47,23 @@ class OpenBacklog(Protocol):
     def leave_to_parent(self) -> None: ...
 
 
+class _Call:
+    """A call of ``track`` that waits for its record.
+
+    Each waits for itself, and needs no lock to go on: to wake all whenever something is written would let them run into
+    each other.
+    """
+
+    __slots__ = ("condition", "until", "wake")
+
+    def __init__(self) -> None:
+        self.condition = threading.Condition(threading.Lock())
+        self.until: float | None = None
+        """When it waits no more for a disk that does not take its record."""
+        self.wake = inf
+        """When it looks again though nobody wakes it."""
+
+
 class Keeping:
     """Does what the core asks of *backlog*.
 
@@ -80,7 +97,8 @@ class Keeping:
         self._block_timeout = block_timeout
         self._may_wait = may_wait
         self._asked = threading.Condition(lock)  # the worker waits for it
-        self._written = threading.Condition(lock)  # who waits for a record waits for it, and who finishes
+        self._calls: dict[Record, _Call] = {}
+        self._written = threading.Condition(lock)  # who waits for all to be written waits for it
         self._waiting = 0  # of these
         self._writer: int | None = None  # the thread that writes for all who wait
         self._worker: int | None = None  # the thread that does all the rest; 0 for one that has not begun yet
@@ -121,7 +139,7 @@ class Keeping:
         """
         interrupts = self.interrupted()
         me = threading.get_ident()
-        until: float | None = None
+        call: _Call | None = None
         record: Record | None = None
         records: Records | None = None
         try:
@@ -136,13 +154,21 @@ class Keeping:
                             if record is None or interrupts:
                                 self._work_came()
                                 return None
-                    while records is None and record.pending:
+                    if records is None and record.pending:
                         records = self._next_records()
-                        if records is None:
-                            until = self._wait(record, until)
-                    if records is None:
+                    if records is not None:
+                        self._writer = me
+                    else:
+                        call = call or _Call()
+                        if not record.pending or not self._may_wait_on(record, call):
+                            self._calls.pop(record, None)
+                            return record
+                if records is None:
+                    assert call is not None
+                    self._wait(call)
+                    if record.state is _ACCEPTED:  # whoever has written it needs the lock more than this
                         return record
-                    self._writer = me
+                    continue
                 trouble: str | None = None
                 try:
                     self._backlog.append(records)
@@ -151,20 +177,24 @@ class Keeping:
                 with self._lock:
                     self._appended(trouble)
                     self._writer = records = None
-                    if self._waiting or self._finished:
-                        self._end_writing()
-                    if record.state is _ACCEPTED:
-                        return record
+                    woken = self._end_writing() if self._calls or self._waiting or self._finished else ()
+                for other in woken:
+                    self._wake(other)
+                if record.state is _ACCEPTED:
+                    return record
         except BaseException:  # Ctrl-C, say, while the disk is slow, whose fault that is not
             with self._lock:
                 if records is not None:
                     self._core.records_put_off(records)
-                    if self._writer == me:
-                        self._writer = None
-                        self._end_writing()
                 if record is not None:
+                    self._calls.pop(record, None)
                     self._core.take_back(record)
                     self._work_came()
+                if self._writer == me:
+                    self._writer = None
+                woken = self._end_writing()
+            for other in woken:
+                self._wake(other)
             raise
 
     def _admit(
@@ -175,23 +205,50 @@ class Keeping:
     def _next_records(self) -> Records | None:
         return None if self._writer is not None else self._core.next_records(now=self._now())
 
-    def _end_writing(self) -> None:
+    def _end_writing(self) -> list[_Call]:
+        """Give the calls that may go on; of those that must wait on, one, which writes for the rest."""
+        woken = []
+        writer: _Call | None = None
+        for record, call in list(self._calls.items()):
+            if not record.pending:
+                del self._calls[record]
+                woken.append(call)
+            elif record.trouble:
+                woken.append(call)
+            elif writer is None:
+                writer = call
+                woken.insert(0, call)
         if self._waiting:
             self._clock.notify_all(self._written)
         if self._finished:
             self._ask()  # to close
+        return woken
 
-    def _wait(self, record: Record, until: float | None) -> float | None:
-        """Wait for something to happen; return until when *record* may wait for a disk that does not take it."""
+    def _may_wait_on(self, record: Record, call: _Call) -> bool:
+        """Whether *call* is to wait for something to happen to *record*; if not, that is taken back."""
         now = self._now()
+        call.wake = now + LOOK_AGAIN
         if record.trouble:
-            if until is None:
-                until = inf if self._block_timeout is None else now + self._block_timeout
-            if (now >= until or not self._may_wait()) and self._core.take_back(record):
-                return until
-        retry = self._core.next_backlog_deadline()
-        self._wait_written(min((when for when in (until, retry) if when is not None and when > now), default=inf))
-        return until
+            if call.until is None:
+                call.until = inf if self._block_timeout is None else now + self._block_timeout
+            if (now >= call.until or not self._may_wait()) and self._core.take_back(record):
+                return False
+            retry = self._core.next_backlog_deadline()
+            wakes = [when for when in (call.until, retry) if when is not None and when > now]
+            call.wake = min([*wakes, call.wake])
+        self._calls[record] = call
+        call.condition.acquire()  # under the lock, or it might be woken before it waits
+        return True
+
+    def _wait(self, call: _Call) -> None:
+        try:
+            self._clock.wait(call.condition, call.wake)
+        finally:
+            call.condition.release()
+
+    def _wake(self, call: _Call) -> None:
+        with call.condition:
+            self._clock.notify(call.condition)
 
     def _wait_written(self, until: float) -> None:
         self._waiting += 1
@@ -275,7 +332,9 @@ class Keeping:
             finally:
                 with self._lock:
                     self._at_work = False
-                    self._clock.notify_all(self._written)
+                    woken = self._end_writing()
+                for call in woken:
+                    self._wake(call)
         self._close()
 
     def _next(self) -> BacklogCommand | None:
