@@ -53,6 +53,21 @@ class Clock:
         with suppress(IndexError):
             condition.notify_all()
 
+    def gate(self) -> threading.Lock:
+        """A closed gate, at which one thread may wait.  That takes less than a condition, and no lock to go on."""
+        gate = threading.Lock()
+        gate.acquire()
+        return gate
+
+    def wait_at(self, gate: threading.Lock, until: float) -> None:
+        """Wait until *gate* is open, but not past *until*."""
+        gate.acquire(timeout=min(max(until - self.now(), 0.0), threading.TIMEOUT_MAX))
+
+    def open(self, gate: threading.Lock) -> None:
+        """Let the thread go on that waits at *gate*, or will; to open it twice is harmless."""
+        with suppress(RuntimeError):
+            gate.release()
+
     def start(self, target: Callable[[], None], name: str) -> None:
         """Run *target* in a thread that does not keep the process alive.
 

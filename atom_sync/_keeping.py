@@ -54,10 +54,12 @@ class _Call:
     each other.
     """
 
-    __slots__ = ("condition", "until", "wake")
+    __slots__ = ("gate", "until", "wake")
+
+    gate: threading.Lock
+    """What it waits at; another each time, since one may be opened for more than one reason."""
 
     def __init__(self) -> None:
-        self.condition = threading.Condition(threading.Lock())
         self.until: float | None = None
         """When it waits no more for a disk that does not take its record."""
         self.wake = inf
@@ -165,7 +167,7 @@ class Keeping:
                             return record
                 if records is None:
                     assert call is not None
-                    self._wait(call)
+                    self._clock.wait_at(call.gate, call.wake)
                     if record.state is _ACCEPTED:  # whoever has written it needs the lock more than this
                         return record
                     continue
@@ -179,7 +181,7 @@ class Keeping:
                     self._writer = records = None
                     woken = self._end_writing() if self._calls or self._waiting or self._finished else ()
                 for other in woken:
-                    self._wake(other)
+                    self._clock.open(other.gate)
                 if record.state is _ACCEPTED:
                     return record
         except BaseException:  # Ctrl-C, say, while the disk is slow, whose fault that is not
@@ -194,7 +196,7 @@ class Keeping:
                     self._writer = None
                 woken = self._end_writing()
             for other in woken:
-                self._wake(other)
+                self._clock.open(other.gate)
             raise
 
     def _admit(
@@ -236,19 +238,9 @@ class Keeping:
             retry = self._core.next_backlog_deadline()
             wakes = [when for when in (call.until, retry) if when is not None and when > now]
             call.wake = min([*wakes, call.wake])
+        call.gate = self._clock.gate()
         self._calls[record] = call
-        call.condition.acquire()  # under the lock, or it might be woken before it waits
         return True
-
-    def _wait(self, call: _Call) -> None:
-        try:
-            self._clock.wait(call.condition, call.wake)
-        finally:
-            call.condition.release()
-
-    def _wake(self, call: _Call) -> None:
-        with call.condition:
-            self._clock.notify(call.condition)
 
     def _wait_written(self, until: float) -> None:
         self._waiting += 1
@@ -334,7 +326,7 @@ class Keeping:
                     self._at_work = False
                     woken = self._end_writing()
                 for call in woken:
-                    self._wake(call)
+                    self._clock.open(call.gate)
         self._close()
 
     def _next(self) -> BacklogCommand | None:

@@ -37,7 +37,7 @@ class _Thread:
     def __init__(self, name: str) -> None:
         self.name = name
         self.go = threading.Semaphore(0)
-        self.condition: threading.Condition | None = None
+        self.waits_for: threading.Condition | threading.Lock | None = None
         self.until: float | None = None
         self.real: threading.Thread | None = None
 
@@ -84,7 +84,7 @@ class VirtualClock(Clock):
 
     def wait(self, condition: threading.Condition, until: float | None) -> None:
         me = self._running
-        me.condition, me.until = condition, until
+        me.waits_for, me.until = condition, until
         self._waiting.append(me)
         # As Condition.wait() does it: a re-entrant lock may be held more than once.
         saved = condition._release_save()  # type: ignore[attr-defined]
@@ -93,12 +93,24 @@ class VirtualClock(Clock):
         finally:
             condition._acquire_restore(saved)  # type: ignore[attr-defined]
 
+    def wait_at(self, gate: threading.Lock, until: float) -> None:
+        if gate.locked():  # or it was opened before
+            me = self._running
+            me.waits_for, me.until = gate, until
+            self._waiting.append(me)
+            self._switch(me)
+
+    def open(self, gate: threading.Lock) -> None:
+        super().open(gate)
+        for thread in [thread for thread in self._waiting if thread.waits_for is gate]:
+            self._make_ready(thread)
+
     def notify(self, condition: threading.Condition) -> None:
-        for thread in [thread for thread in self._waiting if thread.condition is condition][:1]:
+        for thread in [thread for thread in self._waiting if thread.waits_for is condition][:1]:
             self._make_ready(thread)
 
     def notify_all(self, condition: threading.Condition) -> None:
-        for thread in [thread for thread in self._waiting if thread.condition is condition]:
+        for thread in [thread for thread in self._waiting if thread.waits_for is condition]:
             self._make_ready(thread)
 
     def start(self, target: Callable[[], None], name: str) -> None:
@@ -157,7 +169,7 @@ class VirtualClock(Clock):
 
     def _sleep_until(self, when: float) -> None:
         me = self._running
-        me.condition, me.until = None, when
+        me.waits_for, me.until = None, when
         self._waiting.append(me)
         self._switch(me)
 
