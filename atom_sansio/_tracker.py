@@ -18,22 +18,20 @@ from typing import Final
 from weakref import WeakSet
 
 from ._admission import Admission, check_key
-from ._backoff import backoff
-from ._breaker import Breaker
-from ._budget import RetryBudget
+from ._delivery import Delivery
 from ._encode import encode_event
-from ._errors import BacklogFull, ConnectionFailed, EventTooLarge, LocalError, RemoteError, TrackerClosed
+from ._errors import BacklogFull, EventTooLarge, LocalError, RemoteError, TrackerClosed
 from ._flush import Flush, Receipt
 from ._inlet import CLOSED, Inlet
 from ._keeper import WINDOW, Keeper
-from ._kept import Level, LoadBatch, Records, Recovered
-from ._lane import Batch, Lane, split
+from ._kept import Level, Records, Recovered
+from ._lane import Batch, Lane
 from ._ledger import Ledger
 from ._losses import Losses
-from ._messages import BacklogCommand, Command, LossReason, Outcome, Reply, ReportParked, SendRequest, Statistics
+from ._messages import BacklogCommand, Command, LossReason, Outcome, Reply, ReportParked, Statistics
 from ._options import OnFull, Options
 from ._recording import Record, Recording, RecordState
-from ._request import bulk_request, check_stream
+from ._request import check_stream
 from ._schedule import Schedule
 from ._sign import AuthKey
 from ._state import (
@@ -44,7 +42,7 @@ from ._state import (
     TrackerState,
     advance,
 )
-from ._verdict import Verdict, retry_after, verdict, words
+from ._verdict import Verdict, verdict
 
 _INTERRUPTED: Final = "only track() may interrupt another call, as from a signal handler or a finaliser"
 _OPEN: Final = TrackerState.OPEN
@@ -103,8 +101,6 @@ class TrackerCore:
     ) -> None:
         self._options = options
         self._ids = (f"{source}-{n}" for n in count(1))
-        self._unix_offset = unix_offset
-        self._verdict = verdict
         self._state = TrackerState.OPEN
         self._ledger = Ledger(max_bytes=options.max_pending_bytes, max_events=options.max_pending_events)
         self._keeper = None if level is None else Keeper(level, window=window)
@@ -116,17 +112,19 @@ class TrackerCore:
         """For an :class:`Intake`: the lanes of events that come without a key of their own."""
         self.late: deque[Inlet] = deque()
         """For an :class:`Intake`: inlets that were closed, or had lent room taken back, while an event was put in."""
-        self._breaker = Breaker(options.retry)
-        self._budget = RetryBudget()
-        self._in_flight: dict[str, tuple[Lane, Batch, AuthKey | None]] = {}
-        self._at_backlog: dict[str, Lane] = {}
-        self._loads: deque[LoadBatch] = deque()  # not given to the driver yet
+        self._delivery = Delivery(
+            options,
+            self._schedule,
+            self._ledger,
+            self._losses,
+            self._admission,
+            self._keeper,
+            unix_offset=unix_offset,
+            verdict=verdict,
+        )
         self._unrecorded = False  # whether events that should have records may have none
         self._flushes: WeakSet[Flush] = WeakSet()  # that follow events which are in no lane, for want of a record
         self._new_keys: list[tuple[str, AuthKey]] = []  # that came while records were being written
-        self._parked: deque[ReportParked] = deque()  # not reported yet
-        self._requests = 0
-        self._failures = 0
         self._told_deadline = inf
         self._busy = False
         self._turn = _Turn(self)
@@ -276,7 +274,7 @@ class TrackerCore:
         """
         with self._turn:
             self._state = advance(TRACKER_TRANSITIONS, self._state, TrackerInput.ABANDON)
-            self._in_flight.clear()
+            self._delivery.abandon()
             if self._keeper is not None:
                 self._leave(self._keeper)
                 return
@@ -313,59 +311,12 @@ class TrackerCore:
     def response_received(self, batch_id: str, reply: Reply, *, now: float, unit: float) -> None:
         """The batch was answered.  An id that has its outcome already is ignored."""
         with self._turn:
-            if batch_id not in self._in_flight:
-                return
-            lane, batch, key = self._in_flight.pop(batch_id)
-            batch.stale_retry = False
-            status = reply.status
-            if status < 500:
-                self._breaker.answered()
-            else:
-                self._breaker.failed((lane.stream, lane.key), now=now, unit=unit)
-            match self._verdict(status):
-                case Verdict.DELIVERED:
-                    if lane.attempt:
-                        self._budget.give_back()
-                    self._ledger.settle_delivered(batch.events, batch.size)
-                    lane.settle_flushes(batch.events, delivered=True)
-                    if self._keeper is not None:
-                        self._keeper.settled(lane, batch)
-                    self._finish(lane)
-                case Verdict.RETRY:
-                    pause = retry_after(reply, unix_now=now + self._unix_offset)
-                    self._fail(lane, status, words(reply), pause, now, unit)
-                case Verdict.PARK:
-                    self._park(lane, key, reply)
-                case Verdict.SPLIT if batch.events > 1:
-                    assert batch.lines is not None
-                    refused = len(lane.body(batch.lines))
-                    self._admission.learn_max_bytes(refused)
-                    self._split(lane, batch)
-                case Verdict.ISOLATE if batch.events > 1:
-                    self._split(lane, batch)
-                case Verdict.SPLIT:
-                    self._give_up(lane, LossReason.TOO_LARGE, status, words(reply), now)
-                case Verdict.REDIRECTED:
-                    self._give_up(lane, LossReason.REDIRECTED, status, words(reply), now)
-                case Verdict.ISOLATE | Verdict.REJECTED:  # pragma: no branch - there are no others
-                    self._give_up(lane, LossReason.REJECTED, status, words(reply), now)
+            self._delivery.answered(batch_id, reply, now=now, unit=unit)
 
     def send_failed(self, batch_id: str, error: RemoteError, *, now: float, unit: float) -> None:
         """The batch came to no answer; whether it was stored is unknown, so the same bytes go again."""
         with self._turn:
-            if batch_id not in self._in_flight:
-                return
-            lane, batch, _ = self._in_flight.pop(batch_id)
-            if isinstance(error, ConnectionFailed) and error.stale and not batch.stale_retry:
-                # The peer closed an idle connection: no fault of the endpoint, so once without a pause.
-                batch.stale_retry = True
-                self._failures += 1
-                lane.fire(LaneInput.FAILED)
-                self._schedule.make_ready(lane)
-                return
-            batch.stale_retry = False
-            self._breaker.failed((lane.stream, lane.key), now=now, unit=unit)
-            self._fail(lane, None, str(error), 0.0, now, unit)
+            self._delivery.failed(batch_id, error, now=now, unit=unit)
 
     # -- what to do, and when to come back ------------------------------------------------------------
 
@@ -374,8 +325,8 @@ class TrackerCore:
         with self._turn:
             if self._losses.reports:
                 return self._losses.reports.popleft()
-            if self._parked:
-                return self._parked.popleft()
+            if self._delivery.parked:
+                return self._delivery.parked.popleft()
             while (lane := self._schedule.take_timed(now)) is not None:
                 if lane.state is LaneState.FILLING:
                     self._schedule.make_due(lane)
@@ -383,10 +334,7 @@ class TrackerCore:
                     self._schedule.make_ready(lane)
             if self._state is TrackerState.DRAINING and not self._schedule:
                 self._state = advance(TRACKER_TRANSITIONS, self._state, TrackerInput.ALL_SETTLED)
-            while (lane := self._next_lane(now)) is not None:
-                if (command := self._send(lane, now)) is not None:
-                    return command
-            return None
+            return None if self._state is TrackerState.CLOSED else self._delivery.next_request(now)
 
     def next_deadline(self) -> float | None:
         """When to call :meth:`next_command` again though nothing happens, or None for never.
@@ -396,8 +344,8 @@ class TrackerCore:
         with self._turn:
             timer = self._schedule.next_timer()
             deadline = inf if timer is None else timer
-            to_tell = self._losses.reports or self._parked
-            self._told_deadline = -inf if to_tell else min(deadline, self._may_send_at())
+            to_tell = self._losses.reports or self._delivery.parked
+            self._told_deadline = -inf if to_tell else min(deadline, self._delivery.may_send_at())
         return None if self._told_deadline == inf else self._told_deadline
 
     @property
@@ -414,7 +362,7 @@ class TrackerCore:
     def closed(self) -> bool:
         """Whether it is CLOSED and has nothing more to report or to keep."""
         done = all(part is None or part.idle for part in (self._keeper, self._recording))
-        return self._state is TrackerState.CLOSED and done and not (self._losses.reports or self._parked)
+        return self._state is TrackerState.CLOSED and done and not (self._losses.reports or self._delivery.parked)
 
     def statistics(self) -> Statistics:
         """The ledger as it stands."""
@@ -434,9 +382,9 @@ class TrackerCore:
             pending_bytes=self._ledger.pending_bytes - unused_bytes - self._ledger.reserved_bytes,
             lanes=len(lanes),
             parked=sum(lane.state is LaneState.PARKED for lane in lanes),
-            in_flight=len(self._in_flight),
-            requests=self._requests,
-            failures=self._failures,
+            in_flight=self._delivery.in_flight,
+            requests=self._delivery.requests,
+            failures=self._delivery.failures,
         )
 
     def _accept(self, stream: str, line: bytes, auth_key: AuthKey | None, now: float, receipt: Receipt | None) -> bool:
@@ -492,117 +440,7 @@ class TrackerCore:
 
     # -- sending --------------------------------------------------------------------------------------
 
-    def _next_lane(self, now: float) -> Lane | None:
-        """The lane that may send now, taken off its queue, or None."""
-        if self._state is TrackerState.CLOSED:
-            return None
-        if now < self._may_send_at():
-            return None
-        if self._breaker.retry_at is not None:
-            # A lane that has not failed goes first: it may be in no trouble at all.
-            return self._schedule.take_unfailed() or self._schedule.take_retry()
-        return self._schedule.take() if now >= self._budget.next_at else self._schedule.take_unfailed()
-
-    def _may_send_at(self) -> float:
-        """When a lane that is ready may send, minus infinity for now, infinity for not before something happens."""
-        probe_at = self._breaker.retry_at
-        busy = len(self._in_flight) + len(self._at_backlog)
-        if busy >= (self._options.max_in_flight if probe_at is None else 1):  # one probe at a time
-            return inf
-        if self._schedule.has_unfailed():
-            return -inf if probe_at is None else probe_at
-        if self._schedule.has_retry():
-            return self._budget.next_at if probe_at is None else probe_at
-        return inf
-
-    def _send(self, lane: Lane, now: float) -> SendRequest | None:
-        """Send the lane's next batch, or None if it must go to the backlog first."""
-        batch = lane.batches[-1] if lane.batches else self._admission.next_batch(lane)
-        batch.spilled = False
-        if batch.lines is None or (self._keeper is not None and not batch.kept and not self._keeper.failing):
-            lane.fire(LaneInput.ASK_BACKLOG)
-            self._at_backlog[batch.batch_id] = lane
-            if batch.lines is None:
-                self._loads.append(LoadBatch(batch_id=batch.batch_id))
-            return None
-        lane.fire(LaneInput.SEND)
-        body, batch.body = batch.body or lane.body(batch.lines), None
-        if batch.first_sent is None:
-            batch.first_sent = now
-        if lane.attempt:
-            self._budget.spend(now)
-        else:
-            self._budget.earn()
-        batch.attempts += 1
-        self._in_flight[batch.batch_id] = (lane, batch, lane.key)
-        self._requests += 1
-        return SendRequest(
-            batch_id=batch.batch_id,
-            request=bulk_request(self._options.endpoint, body, batch.batch_id),
-            timeout=self._options.request_timeout,
-            events=batch.events,
-        )
-
     # -- outcomes; the batch of a lane that was in flight is its last one ---------------------------------
-
-    def _finish(self, lane: Lane, *halves: Batch) -> None:
-        """The lane's batch was settled, or is replaced by *halves*: on with the next, or wait, or be gone."""
-        lane.batches.pop()
-        lane.batches.extend(reversed(halves))
-        lane.attempt = 0
-        lane.fire(LaneInput.SETTLED)
-        if lane.due:
-            self._schedule.make_ready(lane)
-        elif (since := lane.since) is not None:
-            # What is left came after `since`; to take that for its age is early at worst, once an interval.
-            self._schedule.arm(lane, since + self._options.flush_interval)
-        else:
-            self._schedule.remove(lane)
-
-    def _split(self, lane: Lane, batch: Batch) -> None:
-        halves = split(batch)
-        if self._keeper is not None:
-            self._keeper.split(lane, batch, halves)
-        self._finish(lane, *halves)
-
-    def _fail(self, lane: Lane, status: int | None, message: str, at_least: float, now: float, unit: float) -> None:
-        """Pause the lane.  Its batch goes again after that, unless the policy says to give it up."""
-        self._failures += 1
-        lane.attempt += 1
-        batch = lane.batches[-1]
-        batch.failures += 1
-        batch.status, batch.trouble = status, message
-        policy = self._options.retry
-        if (policy.max_attempts is not None and batch.failures >= policy.max_attempts) or (
-            policy.max_elapsed is not None and now - (batch.first_sent or 0.0) >= policy.max_elapsed
-        ):
-            # The pause holds all the same: the next batch would meet the same trouble.
-            self._losses.lose(lane, lane.batches.pop(), LossReason.EXPIRED, status, message, now=now)
-        lane.fire(LaneInput.FAILED)
-        if lane.empty:
-            self._schedule.remove(lane)
-            return
-        pause = backoff(lane.attempt, base=policy.base, cap=policy.cap, unit=unit)
-        self._schedule.arm(lane, now + max(pause, at_least))
-        self._let_go(lane)
-
-    def _park(self, lane: Lane, refused: AuthKey | None, reply: Reply) -> None:
-        lane.fire(LaneInput.REFUSED_KEY)
-        if lane.key != refused:  # replaced while the refused one was on its way
-            self._unpark(lane)
-            return
-        batch = lane.batches[-1]
-        batch.status, batch.trouble = reply.status, words(reply)
-        self._parked.append(ReportParked(stream=lane.stream, status=reply.status, message=words(reply)))
-        self._let_go(lane)
-
-    def _unpark(self, lane: Lane) -> None:
-        lane.attempt = 0
-        self._schedule.make_ready(lane, LaneInput.NEW_KEY)
-
-    def _give_up(self, lane: Lane, reason: LossReason, status: int | None, message: str, now: float) -> None:
-        self._losses.lose(lane, lane.batches[-1], reason, status, message, now=now)
-        self._finish(lane)
 
     def _flush(self) -> Flush:
         lanes = list(self._schedule)
@@ -625,7 +463,7 @@ class TrackerCore:
             if lane.stream == stream and (parked or not lane.pinned):
                 self._admission.rekey(lane, auth_key)
                 if parked:
-                    self._unpark(lane)
+                    self._delivery.unpark(lane)
 
     # -- the backlog ------------------------------------------------------------------------------------
 
@@ -648,7 +486,7 @@ class TrackerCore:
                 if lane.key is None and lane.fingerprint is not None:
                     lane.fire(LaneInput.NO_KEY)
                     message = f"events that were kept wait for the key {lane.fingerprint}, which was not given"
-                    self._parked.append(ReportParked(stream=lane.stream, status=None, message=message))
+                    self._delivery.parked.append(ReportParked(stream=lane.stream, status=None, message=message))
                 else:
                     self._schedule.make_ready(lane)
             self._keeper.begin_after(recovered.generation)
@@ -738,7 +576,8 @@ class TrackerCore:
         with self._turn:
             if self._keeper is None:
                 return None
-            command: BacklogCommand | None = self._loads.popleft() if self._loads else self._keeper.update(now)
+            loads = self._delivery.loads
+            command: BacklogCommand | None = loads.popleft() if loads else self._keeper.update(now)
             if command is None and records and self._recording is not None:
                 command = self._recording.take(now, self._admission.lane_of)
             return command
@@ -747,7 +586,7 @@ class TrackerCore:
         """When to call :meth:`next_backlog_command` again though nothing happens; as :meth:`next_deadline`."""
         with self._turn:
             pass  # what has interrupted this call is taken up at its end, and counts
-        if self._loads:
+        if self._delivery.loads:
             return -inf
         parts = (self._keeper, self._recording if records else None)
         deadlines = [part.deadline() for part in parts if part is not None]
@@ -758,14 +597,14 @@ class TrackerCore:
         with self._turn:
             assert self._keeper is not None
             self._keeper.updated(self._admission.resident)
-            self._back_from_backlog()
+            self._delivery.back_from_backlog()
 
     def backlog_failed(self, trouble: str, *, now: float) -> None:
         """The update was not made, or nobody knows.  It comes again; meanwhile batches are sent though not kept."""
         with self._turn:
             assert self._keeper is not None
             self._keeper.failed(now)
-            self._back_from_backlog()
+            self._delivery.back_from_backlog()
             if self._state is TrackerState.CLOSED:
                 message = f"{_UNDELIVERED}, and the backlog cannot be written: {trouble}"
                 for lane, batch in self._keeper.give_up(all_=self._recording is None or self._unrecorded):
@@ -776,22 +615,12 @@ class TrackerCore:
     def batch_loaded(self, batch_id: str, lines: bytes) -> None:
         """The events of a batch, as the backlog has kept them."""
         with self._turn:
-            lane = self._at_backlog.pop(batch_id, None)
-            if lane is not None:
-                assert self._keeper is not None
-                self._keeper.loaded(lane.batches[-1], lines)
-                self._schedule.make_next(lane)
+            self._delivery.loaded(batch_id, lines)
 
     def batch_unreadable(self, batch_id: str, trouble: str, *, now: float) -> None:
         """The events of a batch cannot be read any more."""
         with self._turn:
-            lane = self._at_backlog.pop(batch_id, None)
-            if lane is not None:
-                self._schedule.make_next(lane)
-                lane = self._schedule.take()
-                assert lane is not None
-                lane.fire(LaneInput.SEND)
-                self._give_up(lane, LossReason.DAMAGED, None, trouble, now)
+            self._delivery.unreadable(batch_id, trouble, now=now)
 
     def _restored_lane(self, stream: str, fingerprint: str | None) -> Lane:
         lane = self._schedule.at((stream, fingerprint))
@@ -814,19 +643,6 @@ class TrackerCore:
         for stream, key in keys:
             self._set_key(stream, key)
 
-    def _back_from_backlog(self) -> None:
-        """Let go on who waited for an update."""
-        assert self._keeper is not None
-        for batch_id, lane in list(self._at_backlog.items()):
-            batch = lane.batches[-1]
-            if batch.lines is not None and (batch.kept or self._keeper.failing):
-                del self._at_backlog[batch_id]
-                self._schedule.make_next(lane)
-
-    def _let_go(self, lane: Lane) -> None:
-        if self._keeper is not None and lane.batches:
-            self._keeper.let_go(lane.batches[-1], self._admission.resident)
-
     def _leave(self, keeper: Keeper) -> None:
         """Leave what has no outcome in the backlog.  What there are records of is there already."""
         if self._recording is None or self._unrecorded:
@@ -836,8 +652,6 @@ class TrackerCore:
             self._schedule.remove(lane)
         for flush in self._flushes:
             flush.leave()
-        self._at_backlog.clear()
-        self._loads.clear()
         keeper.hurry()
         if self._recording is not None:
             self._recording.hurry()

@@ -277,7 +277,7 @@ live = _keys.LiveKeyring(
 )
 collector = Collector(keys={"s": secret.key}, default_key=secret.key)
 for value in (key, options, keyring, core, command, live, collector, *core.lanes.values(), *core._schedule,
-              *core._in_flight.values(), dataclasses.replace(options)):
+              *core._delivery._in_flight.values(), dataclasses.replace(options)):
     show_object(value)
 """,
     "collector": """

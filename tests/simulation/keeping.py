@@ -225,14 +225,14 @@ class Keeping:
         else:
             assert isinstance(command, LoadBatch)
             batch_id = command.batch_id
-            if batch_id in core._at_backlog:
+            if batch_id in core._delivery._at_backlog:
                 must(batch_id in kept.ids, "I9: a batch is to be loaded that is not kept")
             try:
                 lines = self._disk.load(batch_id) if batch_id in kept.ids else b""
             except OSError as error:
                 world.note("unreadable", batch_id)
                 trouble = str(error)
-                if batch_id in core._at_backlog:
+                if batch_id in core._delivery._at_backlog:
                     kept.unreadable.append(kept.batches[batch_id])
                     world.oracle.over.add(batch_id)
                 world._call(lambda: core.batch_unreadable(batch_id, trouble, now=world.now))

@@ -539,7 +539,7 @@ class Oracle:
             if counting:
                 waiting += lane.pending
             if lane.state is LaneState.READY:
-                paid = not lane.attempt or core._budget.next_at <= now
+                paid = not lane.attempt or core._delivery._budget.next_at <= now
                 must(not (free and self.answered_last and paid), "I10: a lane waits though nothing is in its way")
                 must(bool(self.open) or at_backlog or deadline is not None, "I10: a lane waits for ever")
             elif lane.state is LaneState.FILLING:
