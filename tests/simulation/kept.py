@@ -135,7 +135,9 @@ class Kept:
             return
         if self.ended:
             must(oracle.pending <= found, "I2: the program ended in order, and something is lost")
-            must(not (self.unburied - found), "I2: lost for good, and no dead letter")
+            # Where the disk did not take the last update, these are reported, and there is no more to be had.
+            must(self.failing or self.unburied <= found, "I2: lost for good, and no dead letter")
+            self.unburied.clear()
             return
         missing = {n for n in (oracle.pending | self.unburied) - found if n in self.recorded or n in on_disk}
         if not missing:

@@ -581,15 +581,21 @@ class World:
 
     def _must_be_full(self, shape: Shape) -> None:
         statistics, options = self.core.statistics(), self.plan.options
-        failed_at = None if self.keeping is None else self.keeping.failed_at
-        if options["on_full"] is OnFull.RAISE and failed_at is not None and self.now < failed_at + RECORD_PAUSE:
-            return  # nothing is written just now
+        if self._pauses:
+            return
         limit = options["max_pending_events"]
         limbo = () if self.oracle.kept is None else self.oracle.kept.limbo
         too_many = limit is not None and statistics.pending + len(limbo) >= limit
         size = statistics.pending_bytes + self.oracle.size_of(limbo) + shape.size
         full = too_many or size > options["max_pending_bytes"]
         must(full, "I6: refused for want of room, but there is room")
+
+    @property
+    def _pauses(self) -> bool:
+        """Whether the disk has failed so lately that no event is written, and each is refused at once."""
+        failed_at = None if self.keeping is None else self.keeping.failed_at
+        refusing = self.plan.options["on_full"] is OnFull.RAISE
+        return refusing and failed_at is not None and self.now < failed_at + RECORD_PAUSE
 
     def _retry_blocked(self) -> None:
         """There may be room now: what the driver's ``track`` does that waits."""
@@ -1099,6 +1105,9 @@ class World:
             try:
                 self.program.track(stream, event)
             except (EventError, ValueError, TrackerClosed):
+                continue
+            except BacklogFull:
+                must(self._pauses, "I6: refused for want of room, but there is room")
                 continue
             raise Violation(f"I5: taken, though it is no event of a stream: {event!r}")
         must(self.core.statistics() == before, "I1: a refused event changed something")
