@@ -90,6 +90,22 @@ def test_records_put_off() -> None:
     assert core.next_records(now=0.0) == records
 
 
+def test_draining_while_the_disk_takes_nothing() -> None:
+    """What was accepted is not lost while a stop still has time: the disk may take it yet."""
+    core = make(Level.PROCESS, on_full="block")
+    core.track("a", 1, now=0.0)
+    assert core.next_records(now=0.0) is not None
+    core.records_refused("full", now=0.0)
+    core.close(now=0.0)
+    assert core.next_command(now=0.0) is None
+    assert core.next_records(now=2.0) is not None
+    core.records_refused("full", now=2.0)
+    assert not core.statistics().lost
+    assert core.next_records(now=4.0) is not None
+    core.records_written(now=4.0)
+    assert core.statistics().pending == 1
+
+
 def test_a_key_that_comes_while_records_are_written() -> None:
     """It holds from then on, once what is being written, which says the old one, is written."""
     core = make(Level.PROCESS)
