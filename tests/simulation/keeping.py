@@ -1,11 +1,13 @@
 """The driver's half of a backlog without its threads: who writes records, and who does the rest beside it.
 
 It is ``atom_sync._keeping``: whoever tracks writes, for all who wait; a worker does updates and loads, one at a time,
-when it was told to look, when it was told a time that is over, and after each that it has done.
+when it was told to look, when it was told a time that is over, and after each that it has done; and the records of calls
+that did not wait for them.  A call may be left by an exception while it writes, as Ctrl-C does it.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from atom_sansio import (
@@ -43,9 +45,12 @@ class Keeping:
         self.writing: Records | None = None
         self._written: list[tuple[Place, int, int]] = []
         self.working: BacklogCommand | None = None
+        self._writer: tuple[int, Record] | None = None  # the call that writes, unless it is the worker
         self.waiting: list[tuple[int, Record]] = []
         """Calls of ``track`` that have not returned."""
+        self._troubled: set[int] = set()  # of these, those that know that the disk does not take them
         self._next_work: float | None = None
+        self._next_write: float | None = None
         self.finishing = False
         self.finished = False
 
@@ -67,37 +72,52 @@ class Keeping:
 
     # -- records ------------------------------------------------------------------------------------------
 
-    def admit(self, stream: str, line: bytes, key: AuthKey | None, number: int, *, waits: bool) -> None:
-        """Take an event in whose record is to be written.  Raises what the core raises."""
-        core, kept = self._core, self._kept
-        kept.limbo[number] = waits
+    def put(self, stream: str, line: bytes, key: AuthKey | None, number: int) -> None:
+        """Take an event in and have it written, by this call or another.  Raises what the core raises."""
+        core, world, kept = self._core, self._world, self._kept
+        interrupts = world.locked
+        if key is None and world.plan.quick and self.writing is None and not interrupts:
+            record, records = world.call(partial(core.admit_quickly, stream, line, now=world.now))
+            if record is not None:
+                kept.limbo[number] = True
+                self.waiting.append((number, record))
+                self._write(records, (number, record))
+                return
         set_aside = core.busy
-        if set_aside:
-            waits = kept.limbo[number] = False
+        kept.limbo[number] = waits = not (set_aside or interrupts)
         try:
-            record = core.admit(stream, line, key, now=self._world.now, waits=waits)
+            with world.lock():
+                record = core.admit(stream, line, key, now=world.now, waits=waits)
         except BaseException:
             del kept.limbo[number]
             raise
         if record is None:
             if not set_aside and kept.limbo.pop(number, None) is not None:  # dropped, and not told yet
-                self._world.oracle.accepted += 1
-                self._world.oracle.pending.add(number)
-            self._world.program.woken = True
+                self._accepted(number)
+            world.program.woken = True
         elif waits:
             self.waiting.append((number, record))
+            if world.plan.quick:
+                self.write()
+        else:
+            world.program.woken = True
 
     def write(self) -> None:
-        """Be the writer, unless there is one."""
+        """Be the writer, if somebody waits and nobody writes."""
         core, world = self._core, self._world
-        while self.writing is None:
-            records = world._call(lambda: core.next_records(now=world.now))
+        while self.writing is None and self.waiting:
+            records = world.call(partial(core.next_records, now=world.now))
             if records is None:
                 return
-            self._begin_write(records)
-            if self._disk.slow or world.timing.random() < world.plan.slow_writes:
-                world.at(world.now + self._delay(), self._end_write, self._generation)
-                return
+            self._write(records, self.waiting[0])
+
+    def _write(self, records: Records, writer: tuple[int, Record]) -> None:
+        world = self._world
+        self._begin_write(records)
+        self._writer = writer
+        if self._disk.slow or world.timing.random() < world.plan.slow_writes:
+            world.at(world.now + self._delay(), self._end_write, self._generation)
+        else:
             self._end_write(self._generation)
 
     def _begin_write(self, records: Records) -> None:
@@ -108,10 +128,16 @@ class Keeping:
             must(number not in taken or record.state is not RecordState.ACCEPTED, "I9: accepted before it is written")
 
     def _end_write(self, generation: int) -> None:
-        if generation != self._world.generation or self.writing is None:
-            return
         world, core, records = self._world, self._core, self.writing
-        self.writing = None
+        if generation != world.generation or records is None:
+            return
+        writer = self._writer
+        if writer is not None and world.interrupts():
+            if world.timing.random() < 0.3:
+                self._leave(records, *writer)
+                return
+            world.interrupt_writer()
+        self.writing = self._writer = None
         taken, self._written = self._written, []
         try:
             self._disk.append(records)
@@ -120,7 +146,7 @@ class Keeping:
             trouble = str(error)
             self.failed_at = world.now
             closed = core.state is TrackerState.CLOSED
-            world._call(lambda: core.records_refused(trouble, now=world.now))
+            world.call(partial(core.records_refused, trouble, now=world.now))
             if world.plan.options["on_full"] is OnFull.RAISE and not closed:
                 for _, _, number in taken:
                     if self._kept.limbo.get(number) is False:  # accepted, and in memory alone
@@ -134,13 +160,32 @@ class Keeping:
             numbers = [number for _, _, number in taken]
             world.oracle.pending.update(numbers)
             world.oracle.accepted += len(numbers)
-            if world._call(lambda: core.records_written(now=world.now)):
+            if world.call(partial(core.records_written, now=world.now)):
                 world.program.woken = True
-        world.oracle.key_to_come.clear()
+            if writer is not None and world.interrupts():  # it is left just after that
+                core.records_put_off(records)
+                must(not core.take_back(writer[1]), "I9: taken back, though it is written")
+        self._wrote()
+
+    def _leave(self, records: Records, number: int, record: Record) -> None:
+        """The call that writes is left by an exception; what it began to write is not on the disk."""
+        world, core, kept = self._world, self._core, self._kept
+        world.note("left", number)
+        self.writing = self._writer = None
+        self._written = []
+        world.call(partial(core.records_put_off, records))
+        must(world.call(partial(core.take_back, record)), "I9: not taken back, though it is not written")
+        del kept.limbo[number]
+        self.waiting.remove((number, record))
+        world.program.woken = True
+        self._wrote()
+
+    def _wrote(self) -> None:
+        self._world.oracle.key_to_come.clear()
         self._settle()
         self.look()
         if self.finishing:
-            self._work_by(world.now)
+            self._work_by(self._world.now)
         else:
             self.write()  # what came while this was written
 
@@ -167,15 +212,17 @@ class Keeping:
                 del kept.limbo[number]
             else:
                 left.append((number, record))
-                if record.trouble and world.timing.random() < 0.2:  # its time will be over
-                    world.at(world.now + world.timing.expovariate(0.5), self._take_back, self._generation, record)
+                if record.trouble and number not in self._troubled:
+                    self._troubled.add(number)
+                    if world.timing.random() < 0.3:  # its time will be over
+                        world.at(world.now + world.timing.expovariate(0.5), self._take_back, self._generation, record)
         self.waiting = left
 
     def _take_back(self, generation: int, record: Record) -> None:
         if generation != self._world.generation or record.state is not RecordState.QUEUED:
             return
         core = self._core
-        if self._world._call(lambda: core.take_back(record)):
+        if self._world.call(partial(core.take_back, record)):
             self._world.note("taken back")
             self._settle()
 
@@ -185,9 +232,27 @@ class Keeping:
         """Have done what the core asks for now."""
         if self.working is not None or self.finished:
             return
-        deadline = self._core.next_backlog_deadline()
+        core, now = self._core, self._world.now
+        deadline = core.next_backlog_deadline(records=self._unheard)
         if deadline is not None:
-            self._work_by(max(self._world.now, deadline))
+            self._work_by(max(now, deadline))
+        if self.waiting and (retry := core.next_backlog_deadline()) is not None and retry > now:
+            self._write_by(retry)
+
+    @property
+    def _unheard(self) -> bool:
+        """Whether there are records that nobody waits for, who would write them."""
+        return self._core.last_record is not None
+
+    def _write_by(self, when: float) -> None:
+        if self._next_write != when:
+            self._next_write = when
+            self._world.at(when, self._write_again, self._generation)
+
+    def _write_again(self, generation: int) -> None:
+        if generation == self._world.generation:
+            self._next_write = None
+            self.write()
 
     def _work_by(self, when: float) -> None:
         if self._next_work is None or when < self._next_work:
@@ -201,7 +266,7 @@ class Keeping:
         self._next_work = None
         if self.working is not None:
             return
-        command = world._call(lambda: core.next_backlog_command(now=world.now))
+        command = world.call(partial(core.next_backlog_command, now=world.now, records=self._unheard))
         if isinstance(command, Records):
             self._begin_write(command)
             world.at(world.now + self._delay(), self._end_write, self._generation)
@@ -209,9 +274,10 @@ class Keeping:
             self.working = command
             world.at(world.now + self._delay(), self._end_work, self._generation)
         elif self.finishing:
-            if self.writing is None:
+            self.write()
+            if self.writing is None and self.working is None and core.next_backlog_deadline() is None:
                 self.finished = True
-                world._finished()
+                world.finish()
         else:
             self.look()
 
@@ -235,12 +301,12 @@ class Keeping:
                 if batch_id in core._delivery._at_backlog:
                     kept.unreadable.append(kept.batches[batch_id])
                     world.oracle.over.add(batch_id)
-                world._call(lambda: core.batch_unreadable(batch_id, trouble, now=world.now))
+                world.call(partial(core.batch_unreadable, batch_id, trouble, now=world.now))
             else:
                 world.note("loaded", batch_id)
-                world._call(lambda: core.batch_loaded(batch_id, lines))
+                world.call(partial(core.batch_loaded, batch_id, lines))
         world.program.woken = True
-        world._retry_blocked()  # there is room after a damaged batch
+        world.retry_blocked()  # there is room after a damaged batch
         if self.finishing:
             self._work_by(world.now)
         self.look()
@@ -258,11 +324,11 @@ class Keeping:
         if trouble is None:
             world.note("updated", *words)
             kept.failing = False
-            world._call(core.backlog_updated)
+            world.call(core.backlog_updated)
         else:
             world.note("not updated", *words, self._disk.made)
             kept.failing = True
-            world._call(lambda: core.backlog_failed(trouble, now=world.now))
+            world.call(partial(core.backlog_failed, trouble, now=world.now))
 
     def finish(self) -> None:
         """The core is closed: do all that is left."""

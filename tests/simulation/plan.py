@@ -97,6 +97,8 @@ class Plan:
     """Share of writes of records that take some time."""
     callers: int
     """Events at most that are tracked at once and share a write."""
+    quick: bool
+    """Whether who tracks writes its record itself, as with threads; else many are admitted first, as in an event loop."""
     max_requests: int = 600
 
 
@@ -162,4 +164,5 @@ def draw(rng: Random, *, events: int, shapes: int) -> Plan:
         gap=seconds / rng.choice((30, 100, 400)),
         seconds=seconds,
         max_events=events,
+        quick=rng.random() < 0.6,
     )

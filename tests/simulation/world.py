@@ -12,7 +12,8 @@ import hashlib
 import json
 import zlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from heapq import heappop, heappush
@@ -112,9 +113,11 @@ class Program(Intake[Receipt]):
         try:
             if line and world.recorded:
                 assert world.keeping is not None
-                world.keeping.admit(stream, line, key, world.number_now, waits=True)
-            elif self.core.track_line(stream, line, key, now=world.now):
-                self.woken = True
+                world.keeping.put(stream, line, key, world.number_now)
+                return
+            with world.lock():
+                if self.core.track_line(stream, line, key, now=world.now):
+                    self.woken = True
         except BacklogFull:
             self.woken = True
             self.refused = line
@@ -174,6 +177,7 @@ class World:
             rng = Random(f"{seed}/disk")
             self.disk = RealDisk(level, rng) if self.plan.real else ModelledDisk(sync=level is Level.DISK, rng=rng)
             self.oracle.kept = Kept(self.oracle, self.disk.letters, level)
+        self.locked = False  # the core, by the call that is under way
         self.number_now = -1  # of the event that is being tracked
         self.recorded = level not in (None, Level.MEMORY)
         for stream in self.plan.streams:
@@ -448,7 +452,7 @@ class World:
         key = load.choice(("explicit one", "explicit two")) if load.random() < plan.explicit else None
         times = load.randint(1, plan.burst)
         kind = Kind.PLAIN if key is None else Kind.KEYED
-        for _ in range(8 if self._interrupts() else 0):
+        for _ in range(8 if self.interrupts() else 0):
             if self.blocked is not None:
                 break
             shape = self.shapes[self.picks[load.randrange(997)]]
@@ -549,7 +553,7 @@ class World:
             oracle.expected[text] = number
             line = encode_event(shape.event(number, text))
             try:
-                keeping.admit(stream, line, auth_key, number, waits=True)
+                keeping.put(stream, line, auth_key, number)
             except (BacklogFull, TrackerClosed, EventTooLarge) as refused:
                 del oracle.expected[text]
                 self.program.refused = line
@@ -560,7 +564,9 @@ class World:
             self.bytes_tracked += shape.size
             if left % group == 1 or group == 1:
                 keeping.write()
-                if keeping.writing is not None and len(keeping.waiting) >= group:
+            if len(keeping.waiting) >= group:
+                keeping.write()
+                if len(keeping.waiting) >= group:
                     break  # all callers wait
         else:
             self.note("track", class_, first, self.next_number)
@@ -597,29 +603,32 @@ class World:
         refusing = self.plan.options["on_full"] is OnFull.RAISE
         return refusing and failed_at is not None and self.now < failed_at + RECORD_PAUSE
 
-    def _retry_blocked(self) -> None:
+    def retry_blocked(self) -> None:
         """There may be room now: what the driver's ``track`` does that waits."""
         if self.blocked is None:
             return
         self.touched = True
         stream, key, number, text = self.blocked
         line, auth_key = self.program.refused, self._key(key) if key else None
+        expected = self.oracle.expected
+        expected[text] = number
         try:
             if self.recorded:
                 assert self.keeping is not None
-                self.keeping.admit(stream, line, auth_key, number, waits=True)
+                self.keeping.put(stream, line, auth_key, number)
             elif self.core.track_line(stream, line, auth_key, now=self.now):
                 self.program.woken = True
         except BacklogFull:
             self._must_be_full(self.shapes[self.oracle.shape_of[number - FIRST]])
+            del expected[text]
             if self.load.random() < 0.05:  # its time is over
                 self.blocked = None
         except TrackerClosed:
+            del expected[text]
             self.blocked = None
         else:
             self.note("room", number)
             self.blocked = None
-            self.oracle.expected[text] = number
             if self.recorded:
                 assert self.keeping is not None
                 self.keeping.write()
@@ -629,15 +638,35 @@ class World:
 
     # -- interruptions ------------------------------------------------------------------------------------
 
-    def _interrupts(self) -> bool:
+    def interrupts(self) -> bool:
+        """Whether what is done now is interrupted."""
         return self.faults and self.plan.interrupts > 0 and self.timing.random() < self.plan.interrupts
 
-    def _call(self, call: Callable[[], Any]) -> Any:
+    def call(self, call: Callable[[], Any]) -> Any:
         """Call the core, perhaps with an interruption."""
         self.touched = True
-        if not self._interrupts():
-            return call()
-        return self._interrupted(call, self.timing.choice(self.plan.streams))
+        before, self.locked = self.locked, True
+        try:
+            if not self.interrupts():
+                return call()
+            return self._interrupted(call, self.timing.choice(self.plan.streams))
+        finally:
+            self.locked = before
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the driver's lock: what interrupts now may track, and no more."""
+        before, self.locked = self.locked, True
+        try:
+            yield
+        finally:
+            self.locked = before
+
+    def interrupt_writer(self) -> None:
+        """A signal handler or finaliser tracks in the thread that is writing records."""
+        with self.lock():
+            self.epoch += 1
+            self._handler(self.timing.choice(self.plan.streams), False)
 
     def _interrupted(self, call: Callable[[], Any], stream: str, *, others: bool = False) -> Any:
         after = self.timing.randint(1, 120) if others else int(10 ** self.timing.uniform(0, 3))
@@ -657,7 +686,7 @@ class World:
                 raise Violation("a call of the core was interrupted by another")
         for _ in range(rng.randint(1, 3)):
             what = rng.random()
-            if core.busy or not others or what < 0.6:
+            if self.locked or not others or what < 0.6:
                 self._track_interrupting(stream)
             elif what < 0.9:
                 self._pull_some(1)
@@ -700,7 +729,7 @@ class World:
                 oracle.accepted -= 1
             self.note("interrupting event not taken")
         self.program.refused = refused
-        if self.recorded and not set_aside:
+        if self.recorded and not self.locked:
             assert self.keeping is not None
             self.program.woken = True
             self.keeping.write()
@@ -724,7 +753,7 @@ class World:
         """Be a sender: take what is to be done, and do it.  Another one goes on if there is more."""
         pulled = 0
         while True:
-            command = self._call(lambda: self.core.next_command(now=self.now))
+            command = self.call(lambda: self.core.next_command(now=self.now))
             if isinstance(command, SendRequest):
                 self._send(command)
             elif isinstance(command, ReportLoss):
@@ -869,10 +898,10 @@ class World:
         if isinstance(outcome, Reply) and outcome.status == 503 and outcome.body != b"busy":
             at_least = 5.0
         self.oracle.outcome(sent, outcome, at_least, self.now, unit)
-        self._call(lambda: self._tell(core, batch_id, outcome, unit))
+        self.call(lambda: self._tell(core, batch_id, outcome, unit))
         if self.keeping is not None:
             self.keeping.look()
-        self._retry_blocked()
+        self.retry_blocked()
         self._wake()
 
     def _tell(self, core: TrackerCore, batch_id: str, outcome: Reply | RemoteError, unit: float) -> None:
@@ -1021,11 +1050,21 @@ class World:
                 self.every_key[stream].append(old)
         if not self.faults:
             self._accept_keys(stream)
-        self._call(lambda: self.core.set_auth_key(stream, self._key(name), now=self.now))
+        self.call(lambda: self.core.set_auth_key(stream, self._key(name), now=self.now))
         self.program.woken = True
 
     def _flush(self) -> None:
-        self._follow(self.core.flush)
+        self._when_written(self.generation, lambda: self._follow(self.core.flush), self.now + 1.0)
+
+    def _when_written(self, generation: int, what: Callable[[], None], until: float) -> None:
+        """What the driver does before a flush and a stop: wait for the records of calls that did not wait for theirs."""
+        if generation != self.generation or self.ending:
+            return
+        record = self.core.last_record
+        if record is not None and record.pending and not record.trouble and self.now < until:
+            self.at(self.now + 1e-3, self._when_written, generation, what, until)
+        else:
+            what()
 
     def _close(self) -> None:
         self.stopped = True
@@ -1034,7 +1073,7 @@ class World:
     def _follow(self, ask: Callable[..., Any]) -> None:
         epoch = self.epoch
         all_reported = sum(self.core.statistics().lost.values()) == self.oracle.reported.total()
-        flush = self._call(lambda: ask(now=self.now))
+        flush = self.call(lambda: ask(now=self.now))
         if flush is not None:
             self.oracle.follow(flush, exact=all_reported and epoch == self.epoch)
         self.program.woken = True
@@ -1042,9 +1081,9 @@ class World:
     def _stop(self) -> None:
         """Close, and wait for some time, then abandon what is left and start anew."""
         if self.core.state is TrackerState.OPEN:
-            self._close()
             patience = self.fate.choice((0.0, 0.1, 5.0, 100.0))
             self.at(self.now + patience, self._end, self.generation)
+            self._when_written(self.generation, self._close, self.now + patience)
 
     def _end(self, generation: int) -> None:
         if generation == self.generation and self.faults and not self.ending:
@@ -1057,7 +1096,8 @@ class World:
         oracle = self.oracle
         self.stopped = True
         self.orphans.update({(self.generation, batch_id): attempt for batch_id, attempt in oracle.open.items()})
-        self._call(lambda: self.core.abandon(now=self.now))
+        self.call(lambda: self.core.abandon(now=self.now))
+        oracle.abandoned = True
         oracle.open.clear()
         oracle.in_flight.clear()
         if self.keeping is not None:
@@ -1075,7 +1115,7 @@ class World:
         self.blocked = None
         self.at(self.now + self.fate.random(), self._restart, self.generation)
 
-    def _finished(self) -> None:
+    def finish(self) -> None:
         """What stop() does when the backlog has all."""
         assert self.disk is not None
         assert self.oracle.kept is not None
@@ -1092,7 +1132,7 @@ class World:
 
     def _bad_event(self) -> None:
         """Events and streams that there cannot be change nothing."""
-        before = self.core.statistics()
+        before, epoch = self.core.statistics(), self.epoch
         self.number_now = -1
         for stream, event in (
             ("e", float("nan")),
@@ -1110,7 +1150,7 @@ class World:
                 must(self._pauses, "I6: refused for want of room, but there is room")
                 continue
             raise Violation(f"I5: taken, though it is no event of a stream: {event!r}")
-        must(self.core.statistics() == before, "I1: a refused event changed something")
+        must(epoch != self.epoch or self.core.statistics() == before, "I1: a refused event changed something")
 
 
 _STATUSES = {
