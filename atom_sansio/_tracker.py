@@ -371,8 +371,9 @@ class TrackerCore:
         lanes = list(self._schedule)
         unused_bytes = unused_events = 0
         for lane in lanes:
-            unused_bytes += lane.inlet.lent_bytes - len(lane.inlet.lines)
-            unused_events += lane.inlet.lent_events - lane.inlet.count()
+            if (inlet := lane.inlet) is not NO_INLET:
+                unused_bytes += inlet.lent_bytes - len(inlet.lines)
+                unused_events += inlet.lent_events - inlet.count()
         delivered, lost = self._ledger.delivered, self._ledger.lost_by_reason()
         pending = self._ledger.pending - unused_events - self._ledger.reserved_events
         return Statistics(

@@ -208,10 +208,9 @@ class ModelledDisk:
         rng = self._rng
         self._begin(writing, updating)
         kept = len(self._log) if self._sync else rng.randint(0, len(self._log))
-        self.tables = self._safe.copy()
-        for update in self._log[:kept]:
-            self.tables.make(update)
+        del self._log[kept:]
         self._checkpoint()
+        self.tables = self._safe.copy()
         for place, file in self._unlinked.items():
             if self._sync and rng.random() < 0.5:  # without: it might come again without its marks, and that is allowed
                 self._files[place] = file
@@ -258,11 +257,8 @@ class ModelledDisk:
             self._checkpoint()
 
     def _checkpoint(self) -> None:
-        if self._sync and len(self._log) <= 8:  # the same, and cheaper than to copy all each time
-            for update in self._log:
-                self._safe.make(update)
-        else:
-            self._safe = self.tables.copy()
+        for update in self._log:
+            self._safe.make(update)
         self._log.clear()
 
     def _unlink_before(self, generation: int) -> None:

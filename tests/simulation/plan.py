@@ -99,7 +99,10 @@ class Plan:
     """Events at most that are tracked at once and share a write."""
     quick: bool
     """Whether who tracks writes its record itself, as with threads; else many are admitted first, as in an event loop."""
-    max_requests: int = 600
+    per_request: int
+    """Events that go into a request, by the limits; a request costs as much time as a hundred events and more."""
+    max_requests: int = 250
+    max_poison: int = 60
 
 
 def draw(rng: Random, *, events: int, shapes: int) -> Plan:
@@ -125,14 +128,18 @@ def draw(rng: Random, *, events: int, shapes: int) -> Plan:
         ),
     }
     names = ["clicks", "поток", '"quoted\\"', "cluster.schema.events", "e", "f"]
-    many = [f"stream-{i}" for i in range(40)] if rng.random() < 0.1 else []
+    many = [f"stream-{i}" for i in range(40)] if rng.random() < 0.05 else []
     weights = [1.0 if rng.random() < 0.5 else 0.0 for _ in range(shapes)]
     weights[0] = 3.0
     weights[-1] *= 0.01
     weights[-2] *= 10 ** rng.uniform(-3, -1)
     weights[-3] *= 0.1
     faulty = rng.random() < 0.9
-    burst = rng.choice((1, 10, 100, 1000, 2000, 2000))
+    per_request = min(options["max_batch_events"], max(1, batch_bytes // 200))
+    cheap = per_request >= 50 and pending_bytes >= 262144 and (options["max_pending_events"] or 5000) >= 5000
+    if not cheap:  # each event costs as much time as twenty of the others
+        events = min(events, 2500)
+    burst = rng.choice((1, 10, 100, 1000, 2000, 8000) if not cheap else (10, 1000, 4000, 8000, 8000))
     seconds = rng.choice((20.0, 200.0, 2000.0))
     level = rng.choice((None, None, Level.MEMORY, Level.PROCESS, Level.PROCESS, Level.DISK))
     real = level is not None and rng.random() < 0.08
@@ -159,7 +166,8 @@ def draw(rng: Random, *, events: int, shapes: int) -> Plan:
         explicit=rng.choice((0.0, 0.1, 0.4)),
         interrupts=rng.choice((0.0, 0.01, 0.1)),
         pull_one=rng.choice((0.0, 0.2, 0.9)),
-        burst=burst,
+        burst=min(burst, 40 * per_request),
+        per_request=per_request,
         shapes=weights,
         gap=seconds / rng.choice((30, 100, 400)),
         seconds=seconds,

@@ -26,7 +26,8 @@ class Server:
     """What it stored outlives its restarts: 200 only after the event is stored, and a batch id once."""
 
     def __init__(self) -> None:
-        self.keyring = Keyring()
+        self.keyrings: dict[str, Keyring] = {}
+        """Of each stream, if there are keys."""
         self.up = True
         self.full = False
         self.max_body = NO_LIMIT
@@ -45,7 +46,8 @@ class Server:
         try:
             if len(request.body) > self.max_body:
                 read_submission(request.method, request.target, request.headers, request.body, max_body=self.max_body)
-            self.keyring.verify(submission)
+            if self.keyrings:
+                self.keyrings[submission.stream].verify(submission)
             if not poison.isdisjoint(numbers):
                 raise Refused(400, "an event is refused", stream=submission.stream)
             if self.full or self.broken == submission.stream:
