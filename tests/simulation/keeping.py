@@ -163,8 +163,9 @@ class Keeping:
             if world.call(partial(core.records_written, now=world.now)):
                 world.program.woken = True
             if writer is not None and world.interrupts():  # it is left just after that
-                core.records_put_off(records)
-                must(not core.take_back(writer[1]), "I9: taken back, though it is written")
+                with world.lock():
+                    core.records_put_off(records)
+                    must(not core.take_back(writer[1]), "I9: taken back, though it is written")
         self._wrote()
 
     def _leave(self, records: Records, number: int, record: Record) -> None:
@@ -232,11 +233,14 @@ class Keeping:
         """Have done what the core asks for now."""
         if self.working is not None or self.finished:
             return
-        core, now = self._core, self._world.now
+        core, world = self._core, self._world
+        before, world.locked = world.locked, True
         deadline = core.next_backlog_deadline(records=self._unheard)
+        retry = core.next_backlog_deadline() if self.waiting else None
+        world.locked = before
         if deadline is not None:
-            self._work_by(max(now, deadline))
-        if self.waiting and (retry := core.next_backlog_deadline()) is not None and retry > now:
+            self._work_by(max(world.now, deadline))
+        if retry is not None and retry > world.now:
             self._write_by(retry)
 
     @property
@@ -272,7 +276,10 @@ class Keeping:
             world.at(world.now + self._delay(), self._end_write, self._generation)
         elif command is not None:
             self.working = command
-            world.at(world.now + self._delay(), self._end_work, self._generation)
+            delay = self._delay()
+            world.at(world.now + delay, self._end_work, self._generation)
+            if isinstance(command, UpdateBacklog) and command.put:
+                world.rotate_meanwhile(command.put[-1][0].stream, world.now + delay / 2)
         elif self.finishing:
             self.write()
             if self.writing is None and self.working is None and core.next_backlog_deadline() is None:

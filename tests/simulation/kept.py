@@ -33,7 +33,8 @@ def texts(lines: bytes) -> list[str]:
     found.pop()
     if text[:1] != '"' and '\n"' not in text:
         return found
-    return [json.loads(line) if line[0] == '"' else line for line in found]
+    values = json.loads(f"[{','.join(found)}]")  # in one call: it is most of what a backlog costs here
+    return [value if type(value) is str else line for value, line in zip(values, found)]
 
 
 @dataclass(slots=True)

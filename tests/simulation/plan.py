@@ -101,8 +101,8 @@ class Plan:
     """Whether who tracks writes its record itself, as with threads; else many are admitted first, as in an event loop."""
     per_request: int
     """Events that go into a request, by the limits; a request costs as much time as a hundred events and more."""
-    max_requests: int = 250
-    max_poison: int = 60
+    max_requests: int
+    max_poison: int = 40
 
 
 def draw(rng: Random, *, events: int, shapes: int) -> Plan:
@@ -137,8 +137,8 @@ def draw(rng: Random, *, events: int, shapes: int) -> Plan:
     faulty = rng.random() < 0.9
     per_request = min(options["max_batch_events"], max(1, batch_bytes // 200))
     cheap = per_request >= 50 and pending_bytes >= 262144 and (options["max_pending_events"] or 5000) >= 5000
-    if not cheap:  # each event costs as much time as twenty of the others
-        events = min(events, 2500)
+    if not cheap:  # an event takes as much time as ten of the others
+        events = min(events, 1000)
     burst = rng.choice((1, 10, 100, 1000, 2000, 8000) if not cheap else (10, 1000, 4000, 8000, 8000))
     seconds = rng.choice((20.0, 200.0, 2000.0))
     level = rng.choice((None, None, Level.MEMORY, Level.PROCESS, Level.PROCESS, Level.DISK))
@@ -168,6 +168,7 @@ def draw(rng: Random, *, events: int, shapes: int) -> Plan:
         pull_one=rng.choice((0.0, 0.2, 0.9)),
         burst=min(burst, 40 * per_request),
         per_request=per_request,
+        max_requests=250 if cheap else 100,
         shapes=weights,
         gap=seconds / rng.choice((30, 100, 400)),
         seconds=seconds,

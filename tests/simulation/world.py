@@ -630,8 +630,9 @@ class World:
             if self.recorded:
                 assert self.keeping is not None
                 self.keeping.put(stream, line, auth_key, number)
-            elif self.core.track_line(stream, line, auth_key, now=self.now):
-                self.program.woken = True
+            else:
+                with self.lock():
+                    self.program.woken |= self.core.track_line(stream, line, auth_key, now=self.now)
         except BacklogFull:
             self._must_be_full(self.shapes[self.oracle.shape_of[number - FIRST]])
             del expected[text]
@@ -709,7 +710,8 @@ class World:
             elif what < 0.9:
                 self._pull_some(1)
             else:
-                core.flush(now=self.now)
+                with self.lock():
+                    core.flush(now=self.now)
                 self.program.woken = True
                 self._pull_some(1)
         statistics = core.statistics()
@@ -785,7 +787,9 @@ class World:
                 if not self.faults:  # by an answer that was on its way; somebody gives the key once more
                     name = self.plain_key(command.stream) or f"late key of {command.stream}"
                     self.at(self.now + 1.0, self._set_key, command.stream, name)
+            before, self.locked = self.locked, True
             deadline = self.core.next_deadline()
+            self.locked = before
             if self.keeping is not None:
                 self.keeping.look()
             if command is None:
@@ -1040,6 +1044,13 @@ class World:
         self._accept_keys(stream, new)
         self.at(self.now + self.fate.expovariate(1 / 5.0), self._set_key_later, stream, new)
         self.at(self.now + self.fate.expovariate(1 / 10.0), self._take_only, stream, new)
+
+    def rotate_meanwhile(self, stream: str, when: float) -> None:
+        """Perhaps have a key changed while a batch of *stream* waits to be kept, which else hardly ever meets."""
+        if self.faults and "set key" in self.plan.events and self.timing.random() < 0.03:
+            new = self._new_key()
+            self._accept_keys(stream, new)
+            self.at(when, self._set_key_later, stream, new)
 
     def _revoke(self) -> None:
         stream, new = self.fate.choice(self.plan.streams), self._new_key()
