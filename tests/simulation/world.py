@@ -366,6 +366,10 @@ class World:
             else:
                 must(self.core.closed, "I10: a tracker that was closed and has delivered all is not closed")
                 self._start()
+        until = self.now + RECORD_PAUSE  # a disk that has failed is tried again by then
+        self.at(until, lambda: None)
+        while self.now < until:
+            self._step()
         self._isolation()
         for stream in plan.streams[:6] + plan.streams[-2:]:
             number = self.next_number
@@ -391,10 +395,6 @@ class World:
         options, timing = self.plan.options, self.timing
         if len(self.plan.streams) < 2 or options["max_pending_bytes"] < 16384 or options["max_pending_events"]:
             return
-        until = self.now + RECORD_PAUSE  # a disk that has failed is tried again by then
-        self.at(until, lambda: None)
-        while self.now < until:
-            self._step()
         victim, other = timing.sample(self.plan.streams, 2)
         what = timing.choice(("poison", "key", "error") if self.plan.signed else ("poison", "error"))
         self.note("trouble", victim, what)
