@@ -22,7 +22,7 @@ from ._delivery import Delivery
 from ._encode import encode_event
 from ._errors import BacklogFull, EventTooLarge, LocalError, RemoteError, TrackerClosed
 from ._flush import Flush, Receipt
-from ._inlet import CLOSED, Inlet
+from ._inlet import CLOSED, NO_INLET, Inlet
 from ._keeper import WINDOW, Keeper
 from ._kept import Level, Records, Recovered
 from ._lane import Batch, Lane
@@ -332,7 +332,7 @@ class TrackerCore:
                     self._schedule.make_due(lane)
                 else:
                     self._schedule.make_ready(lane)
-            # While the disk may still take what was accepted there is something to wait for, until a driver has no time.
+            # While the disk may take what was accepted there is something to wait for, until a driver has no time left.
             settled = not self._schedule and (self._recording is None or self._recording.idle)
             if settled and self._state is TrackerState.DRAINING:
                 self._state = advance(TRACKER_TRANSITIONS, self._state, TrackerInput.ALL_SETTLED)

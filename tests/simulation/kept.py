@@ -34,7 +34,7 @@ def texts(lines: bytes) -> list[str]:
     if text[:1] != '"' and '\n"' not in text:
         return found
     values = json.loads(f"[{','.join(found)}]")  # in one call: it is most of what a backlog costs here
-    return [value if type(value) is str else line for value, line in zip(values, found)]
+    return [value if type(value) is str else line for value, line in zip(values, found, strict=True)]
 
 
 @dataclass(slots=True)

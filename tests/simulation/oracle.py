@@ -494,9 +494,9 @@ class Oracle:
             ledger.reserved_events,
             ledger.delivered,
             len(core._losses.reports),
-            core._requests,
-            core._failures,
-            len(core._in_flight),
+            core._delivery.requests,
+            core._delivery.failures,
+            len(core._delivery._in_flight),
             core._state,
             len(self.shape_of),
             self.accepted,
@@ -562,7 +562,7 @@ class Oracle:
         if core.state is TrackerState.CLOSED:
             return
         lanes = list(core._schedule)
-        at_backlog = len(core._at_backlog)
+        at_backlog = len(core._delivery._at_backlog)
         free = len(self.open) + at_backlog < self.options.max_in_flight
         must(not at_backlog or self.kept is not None, "I10: a lane waits for a backlog that there is not")
         filled_after = now - self.options.flush_interval
@@ -576,7 +576,7 @@ class Oracle:
                     must(since + self.options.flush_interval > now, "I10: events wait longer than flush_interval")
                 must(deadline is not None, "I10: events wait for ever")
             elif state is LaneState.READY:
-                paid = not lane.attempt or core._budget.next_at <= now
+                paid = not lane.attempt or core._delivery._budget.next_at <= now
                 must(not (free and self.answered_last and paid), "I10: a lane waits though nothing is in its way")
                 must(bool(self.open) or at_backlog or deadline is not None, "I10: a lane waits for ever")
             elif state is LaneState.BACKING_OFF:

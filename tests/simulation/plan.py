@@ -98,7 +98,7 @@ class Plan:
     callers: int
     """Events at most that are tracked at once and share a write."""
     quick: bool
-    """Whether who tracks writes its record itself, as with threads; else many are admitted first, as in an event loop."""
+    """Whether who tracks writes its record itself, as with threads; or many are admitted first, as in an event loop."""
     per_request: int
     """Events that go into a request, by the limits; a request costs as much time as a hundred events and more."""
     max_requests: int

@@ -456,7 +456,10 @@ class World:
             self.ends = min(self.ends, self.now + load.choice((0.0, 1.0, 30.0)))
             return
         self.at(self.now + load.expovariate(1 / plan.gap), self._burst)
-        if self.blocked is not None or len(self.oracle.pending) > min(200, 20 + 2000 // plan.per_request) * plan.per_request:
+        if (
+            self.blocked is not None
+            or len(self.oracle.pending) > min(200, 20 + 2000 // plan.per_request) * plan.per_request
+        ):
             return  # whoever tracks waits; or what is pending takes long enough to deliver
         stream = load.choice(plan.streams)
         key = load.choice(("explicit one", "explicit two")) if load.random() < plan.explicit else None
@@ -658,7 +661,9 @@ class World:
         if not self.plan.interrupts or not self.faults:
             return False
         # Each tracks, and what is tracked is sent, which may be interrupted, too.
-        few = self.next_number - FIRST <= 2 * self.plan.max_events and self.oracle.requests <= 2 * self.plan.max_requests
+        few = (
+            self.next_number - FIRST <= 2 * self.plan.max_events and self.oracle.requests <= 2 * self.plan.max_requests
+        )
         return few and self.timing.random() < self.plan.interrupts
 
     def call(self, call: Callable[[], Any]) -> Any:
@@ -1090,7 +1095,7 @@ class World:
         self._when_written(self.generation, lambda: self._follow(self.core.flush), self.now + 1.0)
 
     def _when_written(self, generation: int, what: Callable[[], None], until: float) -> None:
-        """What the driver does before a flush and a stop: wait for the records of calls that did not wait for theirs."""
+        """What the driver does before a flush and a stop: wait for records of calls that did not wait for theirs."""
         if generation != self.generation or self.ending:
             return
         record = self.core.last_record
