@@ -14,6 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from itertools import chain, repeat
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -256,6 +257,12 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         pass
 
 
+@cache
+def _folder(file: str) -> str:
+    """The name of the folder that *file* is in; of some files for each of very many calls."""
+    return Path(file).parent.name
+
+
 @contextmanager
 def interrupting(n: int, action: Callable[[], None], *, package: str = "atom_sync") -> Iterator[Callable[[], int]]:
     """Call *action* at the n-th call or return in the code of *package* and the core; gives their number."""
@@ -264,8 +271,7 @@ def interrupting(n: int, action: Callable[[], None], *, package: str = "atom_syn
 
     def profile(frame: FrameType, event: str, arg: object) -> None:
         nonlocal count
-        where = Path(frame.f_code.co_filename).parent.name
-        if not over and where in (package, "atom_sansio"):
+        if not over and _folder(frame.f_code.co_filename) in (package, "atom_sansio"):
             count += 1
             if count == n:
                 print(f"interrupted {frame.f_code.co_name}, line {frame.f_lineno}, at a {event}")
