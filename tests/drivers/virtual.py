@@ -7,6 +7,7 @@ are for in-memory transports only: nobody tells the kernel that time has passed.
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
 import selectors
 import sys
@@ -265,7 +266,11 @@ def _folder(file: str) -> str:
 
 @contextmanager
 def interrupting(n: int, action: Callable[[], None], *, package: str = "atom_sync") -> Iterator[Callable[[], int]]:
-    """Call *action* at the n-th call or return in the code of *package* and the core; gives their number."""
+    """Call *action* at the n-th call or return in the code of *package* and the core; gives their number.
+
+    What earlier tests left is not collected meanwhile: that a generator of theirs is closed is a call, too, which
+    comes anywhere, also where a loop on virtual time has looked for what wakes it and is about to jump.
+    """
     count = 0
     over = False
 
@@ -277,6 +282,8 @@ def interrupting(n: int, action: Callable[[], None], *, package: str = "atom_syn
                 print(f"interrupted {frame.f_code.co_name}, line {frame.f_lineno}, at a {event}")
                 action()
 
+    collects = gc.isenabled()
+    gc.disable()
     sys.setprofile(profile)
     threading.setprofile(profile)
     try:
@@ -285,6 +292,8 @@ def interrupting(n: int, action: Callable[[], None], *, package: str = "atom_syn
         sys.setprofile(None)
         threading.setprofile(None)  # of threads to come only
         over = True
+        if collects:
+            gc.enable()
 
 
 CORE_CALLS = {
