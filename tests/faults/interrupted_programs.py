@@ -12,7 +12,7 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
@@ -81,6 +81,17 @@ def run(script: str, *arguments: str, takes: float = 0.0, **options: Any) -> str
         code, out, err = program.end(PATIENCE + takes)
     assert (code, err) == (0, ""), f"exit code {code}\n{err}"
     return out
+
+
+def run_each(script: str, cases: dict[str, tuple[str, ...]], *, takes: float = 0.0) -> dict[str, str]:
+    """:func:`run` *script* with the arguments of each of *cases*, all at once."""
+    printed = {}
+    with ExitStack() as stack:
+        programs = {name: stack.enter_context(Program(script, *arguments)) for name, arguments in cases.items()}
+        for name, program in programs.items():
+            code, printed[name], err = program.end(PATIENCE + takes)
+            assert (code, err) == (0, ""), f"{name}: exit code {code}\n{err}"
+    return printed
 
 
 def arrived(url: str, stream: str | None = None, *, resent: bool = False) -> Counter[Any]:

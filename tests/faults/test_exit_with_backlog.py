@@ -8,15 +8,16 @@ from __future__ import annotations
 import signal
 import subprocess
 from collections import Counter
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
-from interrupted_programs import PATIENCE, Program, arrived, dead, hanging, once, posix, run
+from interrupted_programs import PATIENCE, Program, arrived, dead, hanging, once, posix, run, run_each
 from trackers import ASKED_FOR
 
+from atom_anyio.collector import Collector
 from atom_sync import MemoryTransport, Tracker
 
 SLOW_MACHINE = 10.0
@@ -24,7 +25,38 @@ SLOW_MACHINE = 10.0
 
 LEVELS = ["memory", "process", "disk"] if ASKED_FOR else ["process"]
 
-Server = Callable[[], AbstractContextManager[str]]
+SERVERS: dict[str, Callable[[], AbstractContextManager[str]]] = {"live": Collector, "dead": dead, "hanging": hanging}
+
+
+class Cases:
+    """A server and a backlog of its own for each of some programs, which run at once: they wait for most of the time.
+
+    Args:
+        names: of the cases; their first word is the name of the server.
+    """
+
+    def __init__(self, folder: Path, names: Iterable[str]) -> None:
+        self._backlogs = {name: folder / f"{name}.db" for name in names}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Cases:
+        self.urls = {name: self._stack.enter_context(SERVERS[name.split()[0]]()) for name in self._backlogs}
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._stack.close()
+
+    def arguments(self, *more: str) -> dict[str, tuple[str, ...]]:
+        """Of each program: the URL, the backlog, *more*, and the words of the case after the first."""
+        return {name: (url, str(self._backlogs[name]), *more, *name.split()[1:]) for name, url in self.urls.items()}
+
+    def check(self, expected: Counter[Any]) -> None:
+        """What is expected has arrived at a live server; the next start delivers it where the server is not."""
+        for name, url in self.urls.items():
+            if name.startswith("live"):
+                assert arrived(url) == expected, name
+            left = delivered_next(self._backlogs[name])
+            assert left == (once() if name.startswith("live") else expected), name
 
 
 def delivered_next(backlog: Path) -> Counter[Any]:
@@ -64,9 +96,8 @@ def test_without_flush(url: str, tmp_path: Path, level: str, end: str) -> None:
     assert delivered_next(backlog) == once()
 
 
-@pytest.mark.parametrize("server", [dead, hanging])
 @pytest.mark.parametrize("level", LEVELS)
-def test_no_server(tmp_path: Path, level: str, server: Server) -> None:
+def test_no_server(tmp_path: Path, level: str) -> None:
     """With a dead or hanging server it ends in two seconds, and the next start delivers all 25."""
     script = """
         import atexit
@@ -74,39 +105,36 @@ def test_no_server(tmp_path: Path, level: str, server: Server) -> None:
         exec(TRACK)
         atexit.register(lambda: print(time.monotonic(), flush=True))  # runs before the tracker's
     """
-    backlog = tmp_path / "events.db"
-    with server() as url:
-        out = run(f"TRACK = {TRACK!r}\n" + "\n".join(map(str.strip, script.splitlines())), url, str(backlog), level)
-    before, after = map(float, out.split())
-    print(f"{after - before:.3f} s to end at level {level} with a {server.__name__} server")
-    assert after - before < SLOW_MACHINE
-    assert delivered_next(backlog) == once(*range(25))
+    script = f"TRACK = {TRACK!r}\n" + "\n".join(map(str.strip, script.splitlines()))
+    with Cases(tmp_path, ["dead", "hanging"]) as cases:
+        for server, out in run_each(script, cases.arguments(level)).items():
+            before, after = map(float, out.split())
+            print(f"{after - before:.3f} s to end at level {level} with a {server} server")
+            assert after - before < SLOW_MACHINE
+        cases.check(once(*range(25)))
 
 
 @posix
-@pytest.mark.parametrize("server", ["live", "dead", "hanging"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signals(url: str, tmp_path: Path, number: signal.Signals, server: str) -> None:
+def test_signals(tmp_path: Path, number: signal.Signals) -> None:
     """A signal with handle_signals(): all 25 are delivered, by this program or by the next."""
     script = TRACK + "tracker.handle_signals()\nprint('ready', flush=True)\nwhile True: time.sleep(60)"
-    backlog = tmp_path / "events.db"
-    with dead() as nobody, hanging() as nothing:
-        address = {"live": url, "dead": nobody, "hanging": nothing}[server]
-        with Program(script, address, str(backlog), "process") as program:
+    with Cases(tmp_path, SERVERS) as cases, ExitStack() as stack:
+        arguments = cases.arguments("process")
+        programs = {name: stack.enter_context(Program(script, *arguments[name])) for name in arguments}
+        for program in programs.values():
             assert program.line() == "ready"
             program.process.send_signal(number)
+        for name, program in programs.items():
             code, _, err = program.end()
-    assert code == -number
-    assert "Traceback" not in err or number == signal.SIGINT
-    expected = once(*range(25))
-    assert arrived(url) == (expected if server == "live" else once())
-    assert delivered_next(backlog) == (once() if server == "live" else expected)
+            assert code == -number, name
+            assert "Traceback" not in err or number == signal.SIGINT, name
+        cases.check(once(*range(25)))
 
 
 @posix
 @pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("server", ["live", "dead"])
-def test_fork(url: str, tmp_path: Path, server: str, level: str) -> None:
+def test_fork(tmp_path: Path, level: str) -> None:
     """5 of a forked child and 5 of its parent are sent once each, and before and after the fork makes no difference."""
     script = """
         from atom_sync.backlog import Backlog
@@ -124,12 +152,9 @@ def test_fork(url: str, tmp_path: Path, server: str, level: str) -> None:
         check(os.wait()[1] == 0, "the child")
         check(tracker.statistics().accepted == 10, tracker.statistics())
     """
-    backlog = tmp_path / "events.db"
-    with dead() as nobody:
-        run(script, url if server == "live" else nobody, str(backlog), level)
-    expected = once(*([who, n] for who in ("before", "child", "after") for n in range(5)))
-    assert arrived(url) == (expected if server == "live" else once())
-    assert delivered_next(backlog) == (once() if server == "live" else expected)
+    with Cases(tmp_path, ["live", "dead"]) as cases:
+        run_each(script, cases.arguments(level))
+        cases.check(once(*([who, n] for who in ("before", "child", "after") for n in range(5))))
 
 
 @posix
@@ -212,9 +237,7 @@ def test_parent_killed(url: str, tmp_path: Path, child_tracks: str) -> None:
 
 
 @posix
-@pytest.mark.parametrize("how", ["process", "pool"])
-@pytest.mark.parametrize("server", ["live", "dead"])
-def test_multiprocessing(url: str, tmp_path: Path, server: str, how: str) -> None:
+def test_multiprocessing(tmp_path: Path) -> None:
     """Children of multiprocessing by fork: what each tracked arrives once, now or after the next start."""
     script = """
         import multiprocessing
@@ -240,13 +263,12 @@ def test_multiprocessing(url: str, tmp_path: Path, server: str, how: str) -> Non
                 pool.join()
         tracker.track("s", "after")
     """
-    backlog = tmp_path / "events.db"
-    with dead() as nobody:
-        run(script, url if server == "live" else nobody, str(backlog), how, takes=30.0)
-    expected = once("before", *range(5), "after")
-    assert arrived(url) == (expected if server == "live" else once())
-    assert delivered_next(backlog) == (once() if server == "live" else expected)
+    with Cases(tmp_path, ["live process", "live pool", "dead process", "dead pool"]) as cases:
+        run_each(script, cases.arguments(), takes=30.0)
+        cases.check(once("before", *range(5), "after"))
 
+
+BACKENDS = ["asyncio", "trio"]
 
 CANCELLED = """
 import anyio, atom_anyio
@@ -254,11 +276,12 @@ from atom_sync.backlog import Backlog
 
 async def main():
     backlog = Backlog(sys.argv[2], level=sys.argv[3])
-    with anyio.move_on_after(0.5):
+    with anyio.CancelScope() as scope:
         async with atom_anyio.Tracker(url, backlog=backlog, flush_interval=0.05) as tracker:
             for n in range(25):
                 await tracker.track("s", n)
             print(time.monotonic(), flush=True)
+            scope.deadline = anyio.current_time() + 0.5
             await anyio.sleep(60)
     print(time.monotonic(), flush=True)
 
@@ -266,14 +289,12 @@ anyio.run(main, backend=sys.argv[4])
 """
 
 
-@pytest.mark.parametrize("backend", ["asyncio", "trio"])
 @pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("server", [dead, hanging])
-def test_cancelled(tmp_path: Path, server: Server, level: str, backend: str) -> None:
+def test_cancelled(tmp_path: Path, level: str) -> None:
     """A program that is cancelled with a dead or hanging server leaves all 25 to the next start."""
-    backlog = tmp_path / "events.db"
-    with server() as url:
-        began, ended = map(float, run(CANCELLED, url, str(backlog), level, backend, takes=10.0).split())
-    print(f"{ended - began - 0.5:.3f} s to end at level {level} on {backend} with a {server.__name__} server")
-    assert ended - began < 5.5 + SLOW_MACHINE
-    assert delivered_next(backlog) == once(*range(25))
+    with Cases(tmp_path, [f"{server} {backend}" for server in ("dead", "hanging") for backend in BACKENDS]) as cases:
+        for name, out in run_each(CANCELLED, cases.arguments(level), takes=10.0).items():
+            began, ended = map(float, out.split())
+            print(f"{ended - began - 0.5:.3f} s to end at level {level}: {name}")
+            assert ended - began < 5.5 + SLOW_MACHINE
+        cases.check(once(*range(25)))
