@@ -134,7 +134,8 @@ def test_signals(tmp_path: Path, number: signal.Signals) -> None:
 
 @posix
 @pytest.mark.parametrize("level", LEVELS)
-def test_fork(tmp_path: Path, level: str) -> None:
+@pytest.mark.parametrize("server", ["live", "dead"])
+def test_fork(tmp_path: Path, server: str, level: str) -> None:
     """5 of a forked child and 5 of its parent are sent once each, and before and after the fork makes no difference."""
     script = """
         from atom_sync.backlog import Backlog
@@ -152,7 +153,7 @@ def test_fork(tmp_path: Path, level: str) -> None:
         check(os.wait()[1] == 0, "the child")
         check(tracker.statistics().accepted == 10, tracker.statistics())
     """
-    with Cases(tmp_path, ["live", "dead"]) as cases:
+    with Cases(tmp_path, [server]) as cases:
         run_each(script, cases.arguments(level))
         cases.check(once(*([who, n] for who in ("before", "child", "after") for n in range(5))))
 
@@ -237,7 +238,8 @@ def test_parent_killed(url: str, tmp_path: Path, child_tracks: str) -> None:
 
 
 @posix
-def test_multiprocessing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("names", [["live process"], ["live pool"], ["dead process", "dead pool"]], ids=", ".join)
+def test_multiprocessing(tmp_path: Path, names: list[str]) -> None:
     """Children of multiprocessing by fork: what each tracked arrives once, now or after the next start."""
     script = """
         import multiprocessing
@@ -263,7 +265,7 @@ def test_multiprocessing(tmp_path: Path) -> None:
                 pool.join()
         tracker.track("s", "after")
     """
-    with Cases(tmp_path, ["live process", "live pool", "dead process", "dead pool"]) as cases:
+    with Cases(tmp_path, names) as cases:  # what must be delivered in two seconds, by itself
         run_each(script, cases.arguments(), takes=30.0)
         cases.check(once("before", *range(5), "after"))
 
