@@ -21,6 +21,8 @@ from files import Content, batch, change, contents, held, letter, lines_of, mark
 from atom_sync.backlog import Backlog, DeadLetters
 from atom_sync.backlog import _tables as tables
 
+pytestmark = pytest.mark.thorough
+
 EVERY = int(os.environ.get("ATOM_FAULTS_EVERY", "0"))
 """How many times fewer places are damaged than there are; 0 for as few as do for a run of all tests."""
 
@@ -170,7 +172,7 @@ def flips(name: str, data: bytes, bits: list[int]) -> dict[str, dict[str, bytes]
 @pytest.mark.usefixtures("quiet")
 def test_flipped_bits_of_the_head(folder: Path, sound: dict[str, bytes]) -> None:
     """Whichever bit of the head of the file is flipped, all of it is delivered."""
-    bits = [bit for bit in range(100 * 8) if EVERY or bit % 3 == 0]
+    bits = [bit for bit in range(100 * 8) if EVERY or bit % 7 == 0]
     seen = check_each(folder, sound, flips("events.db", sound["events.db"], bits))
     assert seen == {"whole": len(bits)}
 

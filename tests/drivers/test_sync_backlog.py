@@ -194,7 +194,8 @@ class TestInterruptions:
     def test_at_every_point(self, call: str, level: str) -> None:
         """Wherever it interrupts, caller, sender or worker, its event is sent in time, once, and nothing hangs."""
         # There are some 1,000 points in all threads; together the calls and levels go through all of the keeping.
-        n, step = 1 + list(self.CALLS).index(call), 7 if level == "process" else 23
+        # They begin elsewhere with each Python.
+        n, step = 1 + (list(self.CALLS).index(call) + sys.version_info[1]) % 7, 7 if level == "process" else 23
         while True:
             transport = MemoryTransport()
             losses: list[Loss] = []
@@ -667,7 +668,7 @@ class TestRestart:
 
     def test_memory_is_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """However much a backlog holds, only a window of it is in memory, while it fills and while it drains."""
-        window, size, total = 50_000, 1000, 2500
+        window, size, total = 50_000, 1000, 800
         monkeypatch.setitem(TrackerCore.__init__.__kwdefaults__, "window", window)
         disk = Disk()
         most = 0
