@@ -11,6 +11,7 @@ from hypothesis import settings
 
 settings.register_profile("default", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
+settings.register_profile("brief", deadline=None, max_examples=20)  # beside a run with more, with another Python
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 FLOORS = {"atom_sansio": 100.0, "atom_sync": 95.0, "atom_anyio": 95.0, "atom_sync/ironsource": 95.0}

@@ -589,6 +589,7 @@ def test_a_full_disk_while_it_mends(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+@pytest.mark.thorough
 def test_a_large_backlog(tmp_path: Path) -> None:
     """100,000 batches are opened without their events in memory, in the order of their places."""
     file = tmp_path / "events.db"

@@ -102,6 +102,7 @@ class Load:
         assert None not in found
 
 
+@pytest.mark.thorough
 def test_killed_at_any_moment(tmp_path: Path) -> None:
     """Kills under load, in starting too: what was answered with 200 is stored, and nothing twice or by halves."""
     moments = random.Random(4)

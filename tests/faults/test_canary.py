@@ -15,6 +15,8 @@ from interrupted_programs import Program, posix
 from scripted_servers import Peer, Server
 from trackers import DRIVERS
 
+pytestmark = pytest.mark.thorough
+
 KEY = "Qv7xT2mK-canary-of-the-key"
 """Its beginning is as secret as the whole."""
 

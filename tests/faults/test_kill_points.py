@@ -15,7 +15,7 @@ import calls
 import pytest
 from killed_programs import ForkServer, Network, check, start_again
 
-pytestmark = pytest.mark.skipif(bool(calls.WHY_NOT), reason=calls.WHY_NOT)
+pytestmark = [pytest.mark.thorough, pytest.mark.skipif(bool(calls.WHY_NOT), reason=calls.WHY_NOT)]
 
 EVERY = int(os.environ.get("ATOM_FAULTS_EVERY", "97"))
 """At which of the calls a program is killed: each one, each other one, ..."""

@@ -29,7 +29,7 @@ from killed_programs import ForkServer, Peer, start_again
 
 from atom_sync.backlog import Backlog, DeadLetters
 
-pytestmark = pytest.mark.skipif(bool(calls.WHY_NOT), reason=calls.WHY_NOT)
+pytestmark = [pytest.mark.thorough, pytest.mark.skipif(bool(calls.WHY_NOT), reason=calls.WHY_NOT)]
 
 EVERY = int(os.environ.get("ATOM_FAULTS_EVERY", "23"))
 """How many times fewer disks are opened than there are."""

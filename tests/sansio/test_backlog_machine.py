@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -360,5 +361,5 @@ class Machine(RuleBasedStateMachine):
         assert not dead & set(arrived) or self.degraded
 
 
-TestBacklog = Machine.TestCase
+TestBacklog = pytest.mark.thorough(Machine.TestCase)
 TestBacklog.settings = settings(max_examples=200, stateful_step_count=60, deadline=None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -435,4 +436,4 @@ OK = Reply(status=200, headers=(), body=b"")
 Machine.TestCase.settings = settings(max_examples=200, stateful_step_count=50)
 
 
-TestMachine = Machine.TestCase
+TestMachine = pytest.mark.thorough(Machine.TestCase)
