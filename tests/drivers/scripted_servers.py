@@ -40,7 +40,10 @@ class Peer:
             length = next((int(line[15:]) for line in lines if line.startswith(b"content-length:")), 0)
             body = b""
             while len(body) < length:
-                body += self.socket.recv(65536)
+                data = self.socket.recv(65536)
+                if not data:
+                    return b""
+                body += data
             head += body
         return head
 
