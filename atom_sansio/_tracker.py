@@ -332,7 +332,7 @@ class TrackerCore:
                     self._schedule.make_due(lane)
                 else:
                     self._schedule.make_ready(lane)
-            # While the disk may take what was accepted there is something to wait for, until a driver has no time left.
+            # While the disk may still take what was accepted there is something to wait for.
             settled = not self._schedule and (self._recording is None or self._recording.idle)
             if settled and self._state is TrackerState.DRAINING:
                 self._state = advance(TRACKER_TRANSITIONS, self._state, TrackerInput.ALL_SETTLED)

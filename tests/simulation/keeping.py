@@ -1,8 +1,8 @@
 """The driver's half of a backlog without its threads: who writes records, and who does the rest beside it.
 
 It is ``atom_sync._keeping``: whoever tracks writes, for all who wait; a worker does updates and loads, one at a time,
-when it was told to look, when it was told a time that is over, and after each that it has done; and the records of
-calls that did not wait for them.  A call may be left by an exception while it writes, as Ctrl-C does it.
+when it was told to look, when it was told a time that is over, and after each that it has done; and it writes the
+records of calls that did not wait for them.  A call may be left by an exception while it writes, as Ctrl-C does it.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Keeping:
                 self._write(records, (number, record))
                 return
         set_aside = core.busy
-        kept.limbo[number] = waits = not (set_aside or interrupts)
+        kept.limbo[number] = waits = not (set_aside or interrupts or world.nowait)
         try:
             with world.lock():
                 record = core.admit(stream, line, key, now=world.now, waits=waits)

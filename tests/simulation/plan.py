@@ -98,9 +98,11 @@ class Plan:
     callers: int
     """Events at most that are tracked at once and share a write."""
     quick: bool
-    """Whether who tracks writes its record itself, as with threads; or many are admitted first, as in an event loop."""
+    """Whether who tracks writes its record itself, as with threads; else it is written later, as in an event loop."""
     per_request: int
     """Events that go into a request, by the limits; a request costs as much time as a hundred events and more."""
+    nowait: float
+    """Share of bursts in an event loop that do not wait for their records."""
     max_requests: int
     max_poison: int = 40
 
@@ -117,7 +119,7 @@ def draw(rng: Random, *, events: int, shapes: int) -> Plan:
         "flush_interval": rng.choice((0.05, 1.0, 10.0, 60.0)),
         "max_pending_bytes": pending_bytes,
         "max_pending_events": rng.choice((None, None, None, None, None, None, 1, 10, 100, 5000)),
-        "on_full": rng.choice(tuple(OnFull)),
+        "on_full": rng.choice((*OnFull, OnFull.RAISE)),  # what comes of it when a disk fails is the most intricate
         "max_in_flight": rng.choice((1, 2, 4, 8)),
         "request_timeout": rng.choice((1.0, 10.0, 60.0)),
         "retry": RetryPolicy(
@@ -173,5 +175,6 @@ def draw(rng: Random, *, events: int, shapes: int) -> Plan:
         gap=seconds / rng.choice((30, 100, 400)),
         seconds=seconds,
         max_events=events,
-        quick=rng.random() < 0.6,
+        quick=rng.random() < 0.5,
+        nowait=rng.choice((0.0, 0.2, 0.8)),
     )

@@ -179,6 +179,7 @@ class World:
             rng = Random(f"{seed}/disk")
             self.disk = RealDisk(level, rng) if self.plan.real else ModelledDisk(sync=level is Level.DISK, rng=rng)
             self.oracle.kept = Kept(self.oracle, self.disk.letters, level)
+        self.nowait = False  # for their records, the calls that track now
         self.locked = False  # the core, by the call that is under way
         self.number_now = -1  # of the event that is being tracked
         self.recorded = level not in (None, Level.MEMORY)
@@ -471,7 +472,9 @@ class World:
             shape = self.shapes[self.picks[load.randrange(997)]]
             self._interrupted(partial(self._track, stream, key, shape, 1, kind), stream, others=True)
         if self.blocked is None:
+            self.nowait = self.recorded and not plan.quick and load.random() < plan.nowait
             self._track(stream, key, None, times, kind)
+            self.nowait = False
 
     def _class(self, stream: str, key: str | None, kind: Kind) -> int:
         class_ = self.classes.get((stream, key, kind))
@@ -974,11 +977,21 @@ class World:
         assert self.disk is not None
         self.disk.fails = self.fate.choice((0.1, 0.5, 1.0))
         self.at(self.now + self.fate.expovariate(1 / 5.0), self._mend_disk)
-        for _ in range(4 if self.plan.interrupts else 0):  # events that nobody waits for are lost most easily
+        # Events that nobody waits for are lost most easily.
+        stream = self.fate.choice(self.plan.streams)
+        for _ in range(4 if self.plan.interrupts else 0):
             if self.blocked is None:
-                stream = self.fate.choice(self.plan.streams)
                 track = partial(self._track, stream, None, self.shapes[1], 1, Kind.PLAIN)
                 self._interrupted(track, stream, others=True)
+        if self.recorded and not self.plan.quick:
+            for pause in (0.0, 1.5, 1.5, 3.0):
+                self.at(self.now + pause, self._track_nowait, self.generation, stream)
+
+    def _track_nowait(self, generation: int, stream: str) -> None:
+        if generation == self.generation and self.faults and self.blocked is None:
+            self.nowait = True
+            self._track(stream, None, self.shapes[1], 5, Kind.PLAIN)
+            self.nowait = False
 
     def _slow_disk(self) -> None:
         assert self.disk is not None
@@ -1095,7 +1108,7 @@ class World:
         self._when_written(self.generation, lambda: self._follow(self.core.flush), self.now + 1.0)
 
     def _when_written(self, generation: int, what: Callable[[], None], until: float) -> None:
-        """What the driver does before a flush and a stop: wait for records of calls that did not wait for theirs."""
+        """Do what the driver does before a flush or a stop: wait for the records of calls that did not."""
         if generation != self.generation or self.ending:
             return
         record = self.core.last_record
