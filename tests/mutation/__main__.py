@@ -35,6 +35,20 @@ _TESTS: Final = {
     "_inlet": ["inlet", "intake", "lane"],
     "_intake": ["intake"],
     "_memory": ["memory"],
+    "_budget": ["budget"],
+    "_logged": ["logged"],
+    "_records": ["records"],
+    "_kept": ["keeper", "backlog_core", "backlog_found"],
+    "_ledger": ["ledger", "tracker", "backlog_core"],
+    "_recording": ["keeper", "backlog_core", "backlog_found"],
+    "_keeper": ["keeper", "backlog_core", "backlog_found"],
+    "_lane": ["lane", "tracker", "backlog_core", "keeper", "budget"],
+    "_schedule": ["schedule", "tracker", "backlog_core", "budget"],
+    "_losses": ["tracker", "backlog_core"],
+    "_admission": ["tracker", "backlog_core", "backlog_found"],
+    "_delivery": ["tracker", "backlog_core", "budget"],
+    "_options": ["options"],
+    "_messages": ["tracker", "options"],
 }
 """The modules whose mutants are tested, and which tests are to kill them."""
 

@@ -26,6 +26,16 @@ def test_reserve() -> None:
     assert retries_at(budget, 1000.0) == RESERVE
 
 
+def test_in_numbers() -> None:
+    """Eight at once, eight a second, and one for every eight first attempts."""
+    budget = RetryBudget()
+    assert retries_at(budget, 5.0) == 8
+    assert retries_at(budget, 5.5) == 4
+    for _ in range(16):
+        budget.earn()
+    assert retries_at(budget, 5.5) == 2
+
+
 def test_what_others_allow() -> None:
     """First attempts allow a share of a retry each, and a retry that is delivered costs nothing."""
     budget = RetryBudget()

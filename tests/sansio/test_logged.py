@@ -1,0 +1,68 @@
+"""What is logged of reports that nobody takes, and which of them are of one kind."""
+
+from __future__ import annotations
+
+from atom_sansio import Loss, LossReason, ReportLoss, ReportParked
+from atom_sansio._logged import cause_and_words
+
+
+def loss(reason: LossReason = LossReason.REJECTED, status: int | None = 400, message: str = "no table") -> ReportLoss:
+    return ReportLoss(
+        loss=Loss(
+            stream="clicks",
+            lines=b"1\n2\n",
+            count=2,
+            reason=reason,
+            status=status,
+            message=message,
+            attempts=1,
+            time=0.0,
+        )
+    )
+
+
+def parked(status: int | None, message: str = "bad key") -> ReportParked:
+    return ReportParked(stream="clicks", status=status, message=message)
+
+
+def test_words_of_a_loss() -> None:
+    """They say how many events of which stream are lost, and why, and where to see the others; no event is shown."""
+    _, words = cause_and_words(loss())
+    assert words == (
+        "2 events of stream 'clicks' are lost (rejected, status 400): no table;"
+        " losses of this kind are logged once, pass on_loss to see them all"
+    )
+
+
+def test_words_of_a_refused_key() -> None:
+    """They name the stream, whose events wait for a key, and the status; not the server's words."""
+    _, words = cause_and_words(parked(403))
+    assert words == (
+        "the collector refuses the key of stream 'clicks' (status 403); its events wait for set_auth_key();"
+        " further streams whose key is refused are not logged, statistics() counts them"
+    )
+
+
+def test_words_of_a_key_that_is_missing() -> None:
+    """Where nothing was sent they say what is missing."""
+    _, words = cause_and_words(parked(None, "no key for it"))
+    assert words == (
+        "events of stream 'clicks' wait for set_auth_key(): no key for it;"
+        " further streams whose key is refused are not logged, statistics() counts them"
+    )
+
+
+def test_kinds() -> None:
+    """Losses are of one kind if reason and status are the same, refused keys if the status is, whatever was said."""
+    reports = [
+        loss(),
+        loss(status=404),
+        loss(status=None),
+        loss(LossReason.TOO_LARGE),
+        parked(401),
+        parked(403),
+        parked(None),
+    ]
+    assert len({cause_and_words(report)[0] for report in reports}) == len(reports)
+    assert cause_and_words(loss(message="other"))[0] == cause_and_words(loss())[0]
+    assert cause_and_words(parked(401, "other"))[0] == cause_and_words(parked(401))[0]
