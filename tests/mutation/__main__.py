@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from .mutants import Mutant, mutants
-from .run import Outcome, run
+from .run import Outcome, Runner
 
 _ROOT: Final = Path(__file__).parents[2]
 
@@ -97,19 +97,27 @@ def _line(name: str, mutant: Mutant) -> str:
 
 def _survivors(name: str, path: Path, chosen: list[Mutant], *, verbose: bool, quiet: bool) -> list[Mutant]:
     tests = [str(_ROOT / f"tests/sansio/test_{test}.py") for test in _TESTS[name]]
-    module = f"atom_sansio.{name}"
     unchanged = compile(path.read_text("utf-8"), str(path), "exec")
-    start = time.monotonic()
-    if run(module, path, unchanged, tests, timeout=600) is not Outcome.SURVIVED:
+    runner = Runner(f"atom_sansio.{name}", path, quiet=quiet or not verbose)
+    survivors: list[Mutant] | None = None
+
+    def work() -> None:
+        nonlocal survivors
+        start = time.monotonic()
+        if runner.outcome(unchanged, timeout=600) is not Outcome.SURVIVED:
+            return
+        survivors = []
+        timeout = 3 + 3 * (time.monotonic() - start)
+        for mutant in chosen:
+            outcome = runner.outcome(mutant.code, timeout=timeout)
+            if outcome is Outcome.SURVIVED:
+                survivors.append(mutant)
+            if verbose:
+                print(f"{outcome.value}: {_line(name, mutant)}", flush=True)
+
+    runner.run(tests, work)
+    if survivors is None:
         sys.exit(f"{name}: its tests fail without any change")
-    timeout = 3 + 3 * (time.monotonic() - start)
-    survivors = []
-    for mutant in chosen:
-        outcome = run(module, path, mutant.code, tests, timeout=timeout, quiet=quiet or not verbose)
-        if outcome is Outcome.SURVIVED:
-            survivors.append(mutant)
-        if verbose:
-            print(f"{outcome.value}: {_line(name, mutant)}", flush=True)
     return survivors
 
 

@@ -1,7 +1,7 @@
 """One mutant against the tests of its module, in a process of its own.
 
-The process is forked from one that has the test tools imported but nothing of ours, so each mutant is imported anew
-at the cost of ours alone.  That needs ``fork``, so not Windows.
+The process is forked from one that has set up the test tools and imported nothing of ours, so each mutant is imported
+anew at the cost of ours alone.  That needs ``fork``, so not Windows.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ import resource
 import signal
 import sys
 import time
-import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import spec_from_file_location
@@ -44,9 +43,12 @@ _MEMORY: Final = 4 * 1024**3
 """Bytes of address space: a loop without end that collects something ends sooner."""
 
 _PYTEST: Final = [
-    "-x", "-q", "-o", "addopts=", "--import-mode=importlib", "-p", "no:cacheprovider", "-p", "no:cov",
+    "-x", "-s", "-o", "addopts=", "--import-mode=importlib", "-p", "no:cacheprovider", "-p", "no:cov",
     "--hypothesis-profile=mutation", "-W", "ignore::pytest.PytestAssertRewriteWarning",
 ]  # fmt: skip
+
+
+_QUIET: Final = ["-p", "no:terminal"]
 
 
 class Outcome(Enum):
@@ -72,46 +74,85 @@ class _Changed:
         return self._spec if name == self._name else None
 
 
-def run(name: str, path: Path, code: CodeType, tests: Sequence[str], *, timeout: float, quiet: bool = True) -> Outcome:
-    """Run *tests*, one file after another, with *code* as the module called *name*."""
-    sys.stdout.flush()
-    child = os.fork()
-    if child == 0:
-        status = 70
+class Runner:
+    """Runs the tests of one module with one change after another, each in a process of its own.
+
+    The processes are forked when pytest has been set up and nothing of ours is imported yet, since that takes longer
+    than most modules' tests do.
+
+    Args:
+        name: of the module that is changed.
+        path: its file.
+        quiet: whether what pytest says is not shown.
+    """
+
+    def __init__(self, name: str, path: Path, *, quiet: bool = True) -> None:
+        self._name = name
+        self._path = path
+        self._quiet = quiet
+        self._work: Callable[[], None] | None = None
+        self._is_child = False
+
+    def run(self, tests: Sequence[str], work: Callable[[], None]) -> None:
+        """Call *work*, which calls :meth:`outcome` for each change, with *tests* to be run in their order."""
+        self._work = work
+        pytest.main([*_PYTEST, *(_QUIET if self._quiet else ["-q"]), *tests], plugins=[self])
+        assert not self._is_child
+
+    def outcome(self, code: CodeType, *, timeout: float) -> Outcome:
+        """What becomes of the module if *code* is in its place."""
+        sys.stdout.flush()
+        child = os.fork()
+        if child == 0:
+            raise _Forked(code)
+        deadline = time.monotonic() + timeout
+        pause = 0.005
+        while True:
+            done, status = os.waitpid(child, os.WNOHANG)
+            if done:
+                return Outcome.SURVIVED if status == 0 else Outcome.KILLED
+            if time.monotonic() > deadline:
+                os.killpg(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+                return Outcome.TIMED_OUT
+            time.sleep(pause)
+            pause = min(pause * 1.5, 0.05)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection(self) -> bool | None:
+        """Fork; a child then goes on to collect and run the tests, with the change, and its parent never does."""
+        assert self._work is not None
         try:
-            status = _in_child(name, path, code, tests, quiet=quiet)
-        except BaseException:
-            traceback.print_exc()
-        finally:
+            self._work()
+        except _Forked as forked:
+            self._is_child = True
+            self._become(forked.code)
+            return None
+        return True
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, exitstatus: int) -> None:
+        """The tests have run; what pytest would tidy up is gone with the process."""
+        if self._is_child:
             sys.stdout.flush()
-            os._exit(status)
-    deadline = time.monotonic() + timeout
-    pause = 0.005
-    while True:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return Outcome.SURVIVED if status == 0 else Outcome.KILLED
-        if time.monotonic() > deadline:
-            os.killpg(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            return Outcome.TIMED_OUT
-        time.sleep(pause)
-        pause = min(pause * 1.5, 0.05)
+            os._exit(int(exitstatus))
+
+    def _become(self, code: CodeType) -> None:
+        os.setsid()
+        gc.freeze()
+        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        if self._quiet:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, 1)
+            os.dup2(nowhere, 2)
+        assert not any(module.partition(".")[0].startswith("atom_") for module in sys.modules)
+        sys.meta_path.insert(0, _Changed(self._name, self._path, code))
 
 
-def _in_child(name: str, path: Path, code: CodeType, tests: Sequence[str], *, quiet: bool) -> int:
-    os.setsid()
-    gc.freeze()
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if quiet:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, 1)
-        os.dup2(nowhere, 2)
-    assert not any(module.partition(".")[0].startswith("atom_") for module in sys.modules)
-    sys.meta_path.insert(0, _Changed(name, path, code))  # type: ignore[arg-type]
-    for test in tests:
-        status = pytest.main([*_PYTEST, test])
-        if status:
-            return int(status)
-    return 0
+class _Forked(BaseException):
+    """Leaves the work in a child that is to run the tests."""
+
+    def __init__(self, code: CodeType) -> None:
+        super().__init__()
+        self.code = code
