@@ -52,6 +52,56 @@ def test_room() -> None:
     assert not it.has_room(1)
 
 
+def test_reserved() -> None:
+    """Room that is reserved for an event is nobody else's, until an inlet has the event or nobody wants it any more."""
+    it = Ledger(max_bytes=100, max_events=10)
+    inlet = Inlet(None, "s", 0.0)
+    it.reserve(30)
+    it.reserve(20)
+    assert (it.reserved_events, it.reserved_bytes, it.pending, it.pending_bytes) == (2, 50, 2, 50)
+    it.use_reserved(inlet, 30)
+    assert (inlet.lent_events, inlet.lent_bytes) == (1, 30)
+    assert (it.reserved_events, it.reserved_bytes, it.pending, it.pending_bytes) == (1, 20, 2, 50)
+    it.unreserve(20)
+    assert (it.reserved_events, it.reserved_bytes, it.pending, it.pending_bytes) == (0, 0, 1, 30)
+
+
+def test_what_is_in_a_backlog() -> None:
+    """What it held before and what is left in it is pending, though there is no room; only the former is restored."""
+    it = Ledger(max_bytes=100, max_events=10)
+    it.restore(8, 90)
+    assert (it.restored, it.pending, it.pending_bytes) == (8, 8, 90)
+    it.leave(4, 30)
+    assert (it.restored, it.pending, it.pending_bytes) == (8, 12, 120)
+    assert not it.has_room(1)
+
+
+def test_an_event_that_an_inlet_was_not_lent_room_for() -> None:
+    """It is made up for by just that, also beyond what there is."""
+    it = Ledger(max_bytes=100, max_events=10)
+    inlet = Inlet(None, "s", 0.0)
+    inlet.append(b"x" * 120)
+    it.catch_up(inlet)
+    assert (inlet.lent_events, inlet.lent_bytes) == (1, 120)
+    assert (it.pending, it.pending_bytes) == (1, 120)
+    it.catch_up(inlet)
+    assert (it.pending, it.pending_bytes) == (1, 120)
+
+
+def test_an_inlet_that_has_what_it_holds() -> None:
+    """It is lent nothing more to catch up, and what it has beyond that is left to it when room is short."""
+    it = Ledger(max_bytes=800, max_events=80)
+    inlet = Inlet(None, "s", 0.0)
+    it.catch_up(inlet)
+    assert (inlet.lent_events, inlet.lent_bytes) == (0, 0)
+    it.lend(inlet, 10, want_bytes=500, want_events=20)
+    it.reserve(250)
+    for _ in range(55):
+        it.reserve(0)
+    it.lend(inlet, 10, want_bytes=500, want_events=20)
+    assert (inlet.lent_events, inlet.lent_bytes, it.room_events, it.room_bytes) == (20, 500, 4, 50)
+
+
 def test_outcomes() -> None:
     """An outcome makes room, and is counted as what it is."""
     it = ledger()
