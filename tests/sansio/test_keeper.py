@@ -6,11 +6,12 @@ from math import inf
 
 import pytest
 
-from atom_sansio import DeadLetter, KeptBatch, Level, Loss, LossReason, Mark, RecordState, UpdateBacklog
+from atom_sansio import AuthKey, DeadLetter, KeptBatch, Level, Loss, LossReason, Mark, RecordState, UpdateBacklog
 from atom_sansio import _keeper as keeper_module
 from atom_sansio._keeper import Keeper
 from atom_sansio._lane import Batch, Lane, split
 from atom_sansio._recording import Record, Recording
+from atom_sansio._records import encode_record, record_head
 
 
 def make(keeper: Keeper, batch_id: str, events: int = 2) -> Batch:
@@ -344,3 +345,76 @@ def test_many_records(keeper: Keeper, lane: Lane) -> None:
         recording.written()
     assert len(sizes) == 3
     assert max(sizes) < 1_200_000
+
+
+def test_a_record(lane: Lane) -> None:
+    """It is pending until it is accepted or refused, is itself alone, and shows neither its event nor its key."""
+    it = record(lane)
+    assert (it.trouble, it.state) == ("", RecordState.QUEUED)
+    pending = {}
+    for state in RecordState:
+        it.state = state
+        pending[state.value] = it.pending
+    assert pending == {"queued": True, "writing": True, "accepted": False, "refused": False}
+    assert record(lane) != record(lane)
+    assert "canary" not in repr(Record("clicks", b"canary", AuthKey("canary"), 0.0, lane, waits=True))
+    assert not hasattr(it, "__dict__"), "there is one for each event"
+
+
+def test_idle(keeper: Keeper, lane: Lane) -> None:
+    """It is so when nothing waits and nothing is being written; records are written one after another."""
+    recording = Recording(keeper)
+    recording.add(record(lane), 0.0)
+    recording.add(record(lane, b"2\n"), 0.0)
+    assert not recording.idle
+    records = recording.take(0.0, lambda each: each.lane)
+    assert records is not None
+    head = record_head(lane.address)
+    assert records.data == encode_record(1, head, b"1\n") + encode_record(2, head, b"2\n")
+    assert not recording.idle
+    recording.written()
+    assert recording.idle
+
+
+@pytest.mark.parametrize(("size", "count"), [(1024 * 1024 - 1, 2), (1024 * 1024, 1)])
+def test_a_full_writing(keeper: Keeper, lane: Lane, size: int, count: int) -> None:
+    """The record with which it comes to a mebibyte is its last."""
+    recording = Recording(keeper)
+    around = len(encode_record(1, record_head(lane.address), b""))
+    recording.add(record(lane, b"x" * (size - around - 1) + b"\n"), 0.0)
+    recording.add(record(lane), 0.0)
+    records = recording.take(0.0, lambda each: each.lane)
+    assert records is not None
+    assert records.data.count(b"\n") == count
+
+
+def test_alone(keeper: Keeper, lane: Lane) -> None:
+    """A record is written ahead of none that waits, nor while others are written, nor in a pause."""
+    recording = Recording(keeper)
+    waiting, late = record(lane), record(lane)
+    recording.add(waiting, 0.0)
+    assert recording.take_alone(late) is None
+    recording.take(0.0, lambda each: each.lane)
+    assert recording.take_alone(late) is None
+    assert recording.take_back(waiting) is False
+    recording.refused("full", 0.0)
+    assert recording.take_back(waiting) is True
+    assert recording.take_alone(late) is None
+    recording.hurry()
+    assert recording.take_alone(late) is not None
+
+
+def test_the_disk_is_well_again(keeper: Keeper, lane: Lane) -> None:
+    """With the first that are written after a failure no event counts as refused, and there is no pause."""
+    recording = Recording(keeper)
+    assert recording.refused_unheard == 0
+    recording.add(record(lane, b"x" * 1024 * 1024 + b"\n"), 0.0)
+    recording.take(0.0, lambda each: each.lane)
+    recording.refused("full", 5.0)
+    recording.add(record(lane), 5.5)
+    recording.add(record(lane), 7.0)
+    assert recording.refused_unheard == 2, "the last one came when there was no pause any more"
+    assert recording.take(7.0, lambda each: each.lane) is not None
+    recording.written()
+    assert recording.refused_unheard == 0
+    assert recording.deadline() == -inf
