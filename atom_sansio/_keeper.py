@@ -140,9 +140,11 @@ class Keeper:
             return
         batch.lines = None
         under_way = self._under_way[0] if self._under_way is not None else []
+        behind = False
         for entry in (*under_way, *self._queue):
-            if entry.batch is batch:
-                entry.mark = None  # that of the halves will do
+            behind = behind or entry.batch is batch
+            if behind and entry.batch is not halves[-1]:
+                entry.joined = True  # its mark covers the events that are in the halves now, which come last
 
     def bury(self, letter: DeadLetter) -> None:
         """Have *letter* kept for good."""

@@ -141,10 +141,42 @@ def test_split(keeper: Keeper, lane: Lane, monkeypatch: pytest.MonkeyPatch) -> N
     assert [(each.place, each.part) for each, _ in found.put] == [(1, 0), (1, 1)]
     keeper.updated(0)
     put(keeper, lane, unkept)
-    halves = split(unkept)
-    keeper.split(lane, unkept, halves)
-    assert all(entry.mark is None for entry in keeper._queue if entry.batch is unkept)
+    keeper.split(lane, unkept, split(unkept))
     assert ids(update(keeper)) == ["b.1", "b.2"]
+
+
+@pytest.mark.parametrize("under_way", [False, True])
+def test_split_before_what_came_later(
+    keeper: Keeper, lane: Lane, monkeypatch: pytest.MonkeyPatch, *, under_way: bool
+) -> None:
+    """No mark of a later batch is put before the halves are: it says that records of their events count no more."""
+    monkeypatch.setattr(keeper_module, "_CHUNK", 4)
+    first = make(keeper, "a")
+    put(keeper, lane, first)
+    update(keeper)
+    keeper.failed(0.0)
+    if under_way:
+        update(keeper, now=1.0)
+    put(keeper, lane, make(keeper, "b"))
+    keeper.split(lane, first, split(first))
+    put(keeper, lane, make(keeper, "c"))
+    if under_way:
+        keeper.failed(1.0)
+    found = update(keeper, now=2.0)
+    assert (ids(found), [mark.index for mark in found.marks]) == (["b", "a.1", "a.2"], [4])
+    keeper.updated(0)
+    assert ids(update(keeper, now=2.0)) == ["c"]
+
+
+def test_split_while_it_is_put(keeper: Keeper, lane: Lane) -> None:
+    """What is kept when its halves are waiting to be is dropped when they are."""
+    batch = make(keeper, "a")
+    put(keeper, lane, batch)
+    update(keeper)
+    keeper.split(lane, batch, split(batch))
+    keeper.updated(0)
+    found = update(keeper)
+    assert (ids(found), found.drop) == (["a.1", "a.2"], ("a",))
 
 
 def test_memory(lane: Lane) -> None:
