@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import inf
 
 import pytest
@@ -46,6 +47,23 @@ def put(keeper: Keeper, lane: Lane, batch: Batch) -> None:
     keeper.put(lane, batch)
 
 
+def kept(keeper: Keeper, lane: Lane, names: str) -> list[Batch]:
+    """Batches that the backlog keeps."""
+    batches = [make(keeper, name) for name in names]
+    for batch in batches:
+        put(keeper, lane, batch)
+    update(keeper)
+    keeper.updated(0)
+    return batches
+
+
+def letter(name: str) -> DeadLetter:
+    loss = Loss(
+        stream="s", lines=b"", count=1, reason=LossReason.REJECTED, status=None, message="", attempts=1, time=0.0
+    )
+    return DeadLetter(letter_id=name, fingerprint=None, loss=loss)
+
+
 def test_one_update_at_a_time(keeper: Keeper, lane: Lane) -> None:
     """What comes while an update is under way makes up the next."""
     assert keeper.idle
@@ -72,10 +90,7 @@ def test_dropped_last(keeper: Keeper, lane: Lane, monkeypatch: pytest.MonkeyPatc
     update(keeper)
     keeper.updated(0)
     keeper.settled(lane, first)
-    loss = Loss(
-        stream="s", lines=b"", count=1, reason=LossReason.REJECTED, status=None, message="", attempts=1, time=0.0
-    )
-    keeper.bury(DeadLetter(letter_id="l", fingerprint=None, loss=loss))
+    keeper.bury(letter("l"))
     for name in ("b", "c"):
         put(keeper, lane, make(keeper, name))
     found = update(keeper)
@@ -193,8 +208,9 @@ def test_memory(lane: Lane) -> None:
     assert (spilled.lines, keeper.away) == (None, 4)
     keeper.let_go(sent, 3)
     assert sent.lines is not None
-    keeper.let_go(sent, 4)
-    assert (sent.lines, keeper.away) == (None, 8)
+    for _ in range(2):
+        keeper.let_go(sent, 4)
+        assert (sent.lines, keeper.away) == (None, 8)
     keeper.loaded(sent, b"1\n1\n")
     assert keeper.away == 4
     keeper.settled(lane, spilled)
@@ -206,6 +222,8 @@ def test_restored(keeper: Keeper, lane: Lane) -> None:
     kept = KeptBatch(batch_id="old", place=7, part=3, stream="clicks", fingerprint=None, events=1, size=2)
     batch = keeper.restore(kept)
     assert (batch.kept, batch.lines, batch.place, batch.part, keeper.away) == (True, None, 7, 3, 2)
+    assert batch.asked
+    assert batch.spilled
     marks = tuple(Mark(generation=n, stream="clicks", fingerprint=None, index=n) for n in (3, 4))
     batches = [make(keeper, "a"), make(keeper, "b")]
     assert [each.place for each in batches] == [8, 9]
@@ -214,6 +232,110 @@ def test_restored(keeper: Keeper, lane: Lane) -> None:
     found = update(keeper)
     assert (ids(found), found.marks, found.forget_before, keeper.generation) == (["a", "b"], marks, 5, 5)
     Keeper(Level.PROCESS).begin_after(0)
+
+
+def test_restored_together(keeper: Keeper, lane: Lane, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What there were records of is put in one update, however much it is, and no update before says so."""
+    monkeypatch.setattr(keeper_module, "_CHUNK", 1)
+    other = Lane("views", None)
+    marks = (Mark(generation=3, stream="clicks", fingerprint=None, index=5),)
+    for name in "xy":
+        put(keeper, other, make(keeper, name))
+    keeper.put_restored(lane, [make(keeper, name) for name in "abcd"], marks)
+    put(keeper, other, make(keeper, "z"))
+    alone = Mark(generation=3, stream="s", fingerprint=None, index=1)
+    keeper.put_restored(lane, [make(keeper, "e")], (alone,))
+    found = []
+    while not keeper.idle:
+        found.append(update(keeper))
+        keeper.updated(0)
+    assert [ids(each) for each in found] == [["x"], ["y"], ["a", "b", "c", "d"], ["z"], ["e"]]
+    assert [marks[0] in each.marks for each in found] == [False, False, True, False, False]
+    assert [alone in each.marks for each in found] == [False, False, False, False, True]
+
+
+def test_sizes(keeper: Keeper, lane: Lane) -> None:
+    """An update ends with the batch that makes it four mebibytes, a generation with the record that makes it 32."""
+    mebibyte = 1024 * 1024
+    assert not keeper.written(32 * mebibyte - 1)
+    assert keeper.written(1)
+    assert keeper.window == 32 * mebibyte
+    for name, size in (("a", 4 * mebibyte - 1), ("b", 1), ("c", 4 * mebibyte), ("d", 1)):
+        put(keeper, lane, Batch.of(name, b"x" * size, 1))
+    assert ids(update(keeper)) == ["a", "b"]
+    keeper.updated(0)
+    assert ids(update(keeper)) == ["c"]
+
+
+def test_numbers_of_marks(keeper: Keeper) -> None:
+    """They count by stream and key, in each generation anew; those of a key say so."""
+    lane = Lane("clicks", AuthKey("k"))
+    put(keeper, lane, old := make(keeper, "a"))
+    [mark] = update(keeper).marks
+    assert mark == Mark(generation=1, stream="clicks", fingerprint=AuthKey("k").fingerprint, index=2)
+    keeper.updated(0)
+    keeper.begin_generation()
+    keeper.split(lane, old, split(old))
+    assert [(mark.generation, mark.index) for mark in update(keeper).marks] == [(2, 0)]
+    keeper.updated(0)
+    put(keeper, lane, make(keeper, "b", events=3))
+    assert [(mark.generation, mark.index) for mark in update(keeper).marks] == [(2, 3)]
+
+
+def test_idle(keeper: Keeper, lane: Lane) -> None:
+    """It is so unless there is something to put, to drop or to bury, or an update under way."""
+    [batch] = kept(keeper, lane, "a")
+    for tell in (
+        lambda: put(keeper, lane, make(keeper, "b")),
+        lambda: keeper.settled(lane, batch),
+        lambda: keeper.bury(letter("l")),
+    ):
+        assert keeper.idle
+        assert keeper.deadline() is None
+        tell()
+        assert not keeper.idle
+        assert keeper.deadline() == -inf
+        assert update(keeper).forget_before == 0
+        assert not keeper.idle
+        keeper.updated(0)
+
+
+def test_drops_and_letters_of_a_failure(keeper: Keeper, lane: Lane) -> None:
+    """They come again, before those that came meanwhile."""
+    batches = kept(keeper, lane, "abcd")
+    for batch, name in zip(batches[:2], "kl", strict=True):
+        keeper.settled(lane, batch)
+        keeper.bury(letter(name))
+    update(keeper)
+    for batch, name in zip(batches[2:], "mn", strict=True):
+        keeper.settled(lane, batch)
+        keeper.bury(letter(name))
+    keeper.failed(0.0)
+    found = update(keeper, now=1.0)
+    assert (found.drop, [each.letter_id for each in found.dead]) == (tuple("abcd"), list("klmn"))
+
+
+def test_a_batch_behind_a_mark(keeper: Keeper, lane: Lane) -> None:
+    """It is kept with the update that has both."""
+    keeper.seal(lane, 1)
+    keeper.settled(lane, make(keeper, "sent", events=1))
+    put(keeper, lane, batch := make(keeper, "a"))
+    update(keeper)
+    keeper.updated(0)
+    assert batch.kept
+
+
+@pytest.mark.parametrize(("resident", "left"), [(3, "abc"), (4, "bc"), (7, "bc"), (8, "c")])
+def test_only_as_many_are_let_go_as_must(lane: Lane, resident: int, left: str) -> None:
+    """Of what was not to be sent yet, the events of the first batches, until the rest fits into memory."""
+    keeper = Keeper(Level.PROCESS, window=3)
+    batches = [make(keeper, name) for name in "abc"]
+    for batch in batches:
+        batch.spilled = True
+        put(keeper, lane, batch)
+    update(keeper)
+    keeper.updated(resident)
+    assert "".join(batch.batch_id for batch in batches if batch.lines is not None) == left
 
 
 def test_generations(keeper: Keeper, lane: Lane, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,6 +351,7 @@ def test_generations(keeper: Keeper, lane: Lane, monkeypatch: pytest.MonkeyPatch
     assert keeper.number(lane.address) == 1
     assert not keeper.written(9)
     assert update(keeper).forget_before == 2
+    assert keeper.written(1)
 
 
 def test_marks_do_not_pile_up(keeper: Keeper, lane: Lane) -> None:
@@ -249,6 +372,35 @@ def test_marks_do_not_pile_up(keeper: Keeper, lane: Lane) -> None:
     assert {(mark.stream, mark.index) for mark in found.marks} == {("views", 2), ("clicks", 10_000)}
 
 
+def test_how_many_marks_pile_up(keeper: Keeper, lane: Lane) -> None:
+    """While the backlog cannot be written, 1024 beside twice those that count; all that count are put when it can."""
+    other, third = Lane("views", None), Lane("pages", None)
+    put(keeper, lane, make(keeper, "a"))
+    update(keeper)
+    keeper.failed(0.0)
+    for each in (other, third):
+        keeper.seal(each, 1)
+        keeper.settled(each, make(keeper, "sent", events=1))
+    marks = (Mark(generation=7, stream="old", fingerprint=None, index=5),)
+    keeper.put_restored(lane, [restored := make(keeper, "r")], marks)
+    keeper.settled(lane, restored)
+    lengths = []
+    for _ in range(1024 + 1030):
+        keeper.seal(lane, 1)
+        keeper.settled(lane, make(keeper, "sent", events=1))
+        lengths.append(len(keeper._queue))
+    assert [before for before, after in pairwise(lengths) if after < before] == [1023, 1033]
+    assert lengths[-1] == 10, "the last ones of each stream, what is to be put, and those since it was pruned"
+    found = update(keeper, now=1.0)
+    assert ids(found) == ["a"]
+    assert {(mark.stream, mark.index) for mark in found.marks} == {
+        ("clicks", 2 + 1024 + 1030),
+        ("views", 1),
+        ("pages", 1),
+        ("old", 5),
+    }
+
+
 def test_giving_up(keeper: Keeper, lane: Lane) -> None:
     """What is not kept is given back, if it should have been; nothing is to be told any more."""
     for all_ in (True, False):
@@ -256,6 +408,9 @@ def test_giving_up(keeper: Keeper, lane: Lane) -> None:
         put(keeper, lane, batch)
         keeper.settled(lane, gone := make(keeper, "b"))
         assert gone.settled
+        put(keeper, lane, delivered := make(keeper, "c"))
+        keeper.settled(lane, delivered)
+        keeper.bury(letter("l"))
         assert keeper.give_up(all_=all_) == ([(lane, batch)] if all_ else [])
         assert keeper.idle
 
@@ -393,8 +548,8 @@ def test_a_record(lane: Lane) -> None:
     assert not hasattr(it, "__dict__"), "there is one for each event"
 
 
-def test_idle(keeper: Keeper, lane: Lane) -> None:
-    """It is so when nothing waits and nothing is being written; records are written one after another."""
+def test_no_records(keeper: Keeper, lane: Lane) -> None:
+    """It is idle when nothing waits and nothing is being written; records are written one after another."""
     recording = Recording(keeper)
     recording.add(record(lane), 0.0)
     recording.add(record(lane, b"2\n"), 0.0)
