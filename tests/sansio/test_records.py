@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import FrozenInstanceError
 from typing import Any
 from zlib import crc32
 
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 
 from atom_sansio import Mark, encode_event
-from atom_sansio._records import Address, encode_record, read_records, record_head
+from atom_sansio._records import Address, Damaged, encode_record, read_records, record_head
 
 # A stream is any text that UTF-8 has; a fingerprint 16 hex digits, but the format does not count them.
 streams = st.one_of(
@@ -172,6 +173,55 @@ def test_missing_numbers() -> None:
     assert len(kept) == 3
     mark = Mark(generation=1, stream="clicks", fingerprint=None, index=2)
     assert read(b"".join(lines[1:3] + lines[4:]), mark)[1] == 0
+
+
+def test_one_missing_number() -> None:
+    """A single event is missed as well."""
+    lines = write(SOME).splitlines(keepends=True)
+    _, damaged = read_records([(1, lines[3])], [Mark(generation=1, stream="clicks", fingerprint=None, index=1)])
+    assert damaged == []
+    _, damaged = read_records([(1, lines[3])], [])
+    assert damaged == [Damaged("numbers are missing", b"", True, 1)]
+
+
+def test_no_end() -> None:
+    """What was being written when the process ended is told of, and has cost nothing that was accepted."""
+    whole = write(SOME)
+    kept, damaged = read_records([(1, whole + b"0123")], [])
+    assert sum(each.lines.count(b"\n") for each in kept) == len(SOME)
+    assert damaged == [Damaged("it has no end", b"0123", False, 0)]
+
+
+@pytest.mark.parametrize(
+    ("record", "events"),
+    [
+        (b"garbage", 1),
+        (b"\0\0\0", 1),
+        (b"garbage\0\0garbage", 2),
+        (b"00000000 1 - clicks 00000000 2 0f - 1", 2),
+        (b"00000000 1 - clicks 00000000 2 0f %0A 1\0\0garbage", 3),
+    ],
+)
+def test_what_a_wrong_checksum_has_cost(record: bytes, events: int) -> None:
+    """As many events as there are heads of records in each part between zeros, and at least one a part."""
+    _, damaged = read_records([(1, record + b"\n")], [])
+    assert damaged == [Damaged("its checksum is wrong", record, True, events)]
+
+
+def test_out_of_order() -> None:
+    """Events come in the order of their numbers, wherever their records stand, and the mark is the highest."""
+    head = record_head(("clicks", None))
+    data = b"".join(encode_record(number, head, b"%d\n" % number) for number in (2, 3, 1))
+    [kept], damaged = read_records([(1, data)], [])
+    assert (kept.lines, [mark.index for mark in kept.marks], damaged) == (b"1\n2\n3\n", [3], [])
+
+
+def test_what_is_damaged_stays_as_it_is() -> None:
+    """It is a plain value."""
+    damaged = Damaged("it has no end", b"0", False, 0)
+    assert not hasattr(damaged, "__dict__")
+    with pytest.raises(FrozenInstanceError):
+        damaged.events = 1  # type: ignore[misc]
 
 
 def test_a_number_that_is_used_again() -> None:
