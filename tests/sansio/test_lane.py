@@ -212,6 +212,73 @@ def test_cut_oldest() -> None:
     assert (lane.empty, lane.since) == (True, None)
 
 
+def test_the_sample() -> None:
+    """The first 4096 bytes that wait say how much longer the rest gets, not fewer, and not those behind them."""
+    lane = Lane("s", None, inlet=Inlet(None, "s", 0.0, bytearray(b"x" * 4095), 1))
+    lane.full_size(10_000)
+    assert lane.growth is None
+    lane.inlet.lines += b"x" + b'"' * 1000
+    lane.full_size(10_000)
+    assert lane.growth == 1.0
+
+
+def test_a_new_lane() -> None:
+    """Nothing has happened to it: it takes all events of its stream, and is told from others by what it is."""
+    lane = Lane("s", AuthKey("k"))
+    assert (lane.pinned, lane.timer, lane.attempt, lane.growth, lane.record_head) == (False, None, 0, None, b"")
+    assert (lane.address, lane.fingerprint) == (("s", AuthKey("k").fingerprint), AuthKey("k").fingerprint)
+    assert lane != Lane("s", AuthKey("k"))
+    assert not hasattr(lane, "__dict__"), "there may be many"
+
+
+def test_another_key() -> None:
+    """What comes next says so: the lane's address, its records, and the body of a batch that was not sent yet."""
+    lane = lane_of([1], key=AuthKey("old"))
+    lane.record_head = b"old"
+    lane.batches = [lane.take("b", max_events=1, max_bytes=1024)]
+    lane.rekey(AuthKey("new"))
+    assert (lane.key, lane.fingerprint) == (AuthKey("new"), AuthKey("new").fingerprint)
+    assert (lane.address, lane.record_head) == (("s", AuthKey("new").fingerprint), b"")
+    assert [batch.body for batch in lane.batches] == [None]
+    assert lane.body(b"1\n") == body_of([b"1\n"], "s", AuthKey("new"))
+
+
+def test_a_new_batch() -> None:
+    """Nothing has happened to it, and it is told from others by what it is."""
+    batch = Batch.of("b", b"1\n2\n", 2)
+    assert (batch.batch_id, batch.lines, batch.events, batch.size) == ("b", b"1\n2\n", 2, 4)
+    assert (batch.attempts, batch.failures, batch.first_sent, batch.status, batch.trouble) == (0, 0, None, None, "")
+    assert (batch.body, batch.place, batch.part) == (None, 0, 0)
+    assert not any((batch.stale_retry, batch.asked, batch.kept, batch.doubtful, batch.spilled, batch.settled))
+    assert batch != Batch.of("b", b"1\n2\n", 2)
+    assert not hasattr(batch, "__dict__")
+
+
+def test_no_events_in_a_repr_of_a_batch() -> None:
+    """Neither its lines nor its body."""
+    batch = lane_of(["canary"]).take("b", max_events=1, max_bytes=1024)
+    assert batch.body is not None
+    assert "canary" not in repr(batch)
+
+
+def test_many_flushes() -> None:
+    """From the ninth on those that are done are forgotten with each batch."""
+    lane = lane_of([1, 2])
+    flushes = [Flush(2) for _ in range(8)]
+    for flush in flushes:
+        lane.join_flush(flush)
+    del flushes[0], flush
+    lane.settle_flushes(1, delivered=True)
+    assert len(lane.flushes) == 8, "one is forgotten at the next flush"
+    flushes += [Flush(1), Flush(1)]
+    for flush in flushes[-2:]:
+        lane.join_flush(flush)
+    assert len(lane.flushes) == 9
+    del flushes[0], flush
+    lane.settle_flushes(0, delivered=True)
+    assert len(lane.flushes) == 8
+
+
 def test_nothing_is_no_segment() -> None:
     """An inlet that holds nothing leaves nothing behind."""
     lane = Lane("s", None, inlet=Inlet(None, "s", 0.0))
