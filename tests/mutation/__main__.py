@@ -42,7 +42,7 @@ _TESTS: Final = {
     "_ledger": ["ledger", "tracker", "backlog_core"],
     "_recording": ["keeper", "backlog_core", "backlog_found"],
     "_keeper": ["keeper", "backlog_core", "backlog_found"],
-    "_lane": ["lane", "tracker", "backlog_core", "keeper", "budget"],
+    "_lane": ["tracker", "backlog_core", "lane", "keeper", "budget"],
     "_schedule": ["schedule", "tracker", "backlog_core", "budget"],
     "_losses": ["tracker", "backlog_core"],
     "_admission": ["tracker", "backlog_core", "backlog_found"],

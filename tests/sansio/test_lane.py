@@ -140,6 +140,16 @@ def test_due() -> None:
         assert (lane.due, lane.waiting) == (due, 1)
 
 
+def test_due_behind_what_is_not() -> None:
+    """What waits is due as a whole if the last of it is."""
+    for full, due in ((False, True), (True, False)):
+        lane = Lane("s", None)
+        add(lane, [1], due=False)
+        assert not lane.due
+        add(lane, [2], full=full, due=due)
+        assert lane.due
+
+
 def test_small_segments_make_a_batch_together() -> None:
     """What was closed for being due is joined up to a full batch, in order; what is full goes as it is."""
     lane = Lane("s", None)

@@ -148,7 +148,7 @@ def test_a_line_that_only_has_a_right_checksum() -> None:
         data = b"%08x %s" % (crc32(line), line)
         kept, [damaged] = read_records([(1, data)], [])
         assert not kept
-        assert (damaged.reason, damaged.events) == ("it is no record of this version", 1)
+        assert (damaged.reason, damaged.whole, damaged.events) == ("it is no record of this version", True, 1)
 
 
 def test_marks() -> None:
