@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from atom_sansio import AuthKey, LaneInput, LaneState
 from atom_sansio._inlet import Inlet
 from atom_sansio._lane import Lane
@@ -145,6 +147,94 @@ def test_timers_of_the_past_are_cleared_out() -> None:
     assert schedule.next_timer() == 5000.0
 
 
+def drops(lengths: list[int]) -> list[tuple[int, int]]:
+    """Where it became shorter, from what to what."""
+    return [(before, after) for before, after in pairwise(lengths) if after < before]
+
+
+def test_how_many_timers_there_are() -> None:
+    """64 of the past beside twice as many as there are lanes, and one; then all but those that count are forgotten."""
+    schedule = Schedule()
+    lanes = [lane(name) for name in "abc"]
+    for it in lanes:
+        schedule.add(it)
+    schedule.arm(lanes[0], 9.0)
+    schedule.arm(lanes[1], 8.0)
+    lengths = []
+    for n in range(120):
+        schedule.arm(lanes[2], 1000.0 - n)
+        lengths.append(len(schedule._timers))
+    assert drops(lengths) == [(71, 4)]
+    assert schedule.take_timed(500.0) is lanes[1]
+    assert schedule.take_timed(500.0) is lanes[0]
+    assert schedule.take_timed(500.0) is None
+    assert schedule.take_timed(1000.0 - 119) is lanes[2]
+
+
+def test_making_all_due() -> None:
+    """All that waits for more has its turn then, lane by lane, and so has what begins to wait later, if asked again."""
+    schedule = Schedule()
+    lanes = [lane(name) for name in "abc"]
+    for number, it in enumerate(lanes):
+        schedule.add(it)
+        schedule.arm(it, 10.0 + number)
+    schedule.make_ready(lanes[1])
+    schedule.make_all_due()
+    assert [it.inlet.lines == b"" for it in lanes] == [True, False, True]
+    assert [schedule.take() for _ in range(4)] == [lanes[1], lanes[0], lanes[2], None]
+    assert schedule.next_timer() is None
+    late = lane("d")
+    schedule.add(late)
+    schedule.arm(late, 20.0)
+    schedule.make_all_due()
+    assert schedule.take() is late
+
+
+def test_taking_over() -> None:
+    """A lane with another key takes events with that key over, unless those without a key go where these went."""
+    schedule = Schedule()
+    plain, pinned = lane(key=OLD), lane(key=NEW, pinned=True)
+    for it in (pinned, plain):
+        schedule.add(it)
+    schedule.rekey(plain, NEW, take_over=True)
+    assert schedule.find("s", NEW) is plain
+    assert schedule.at(("s", NEW.fingerprint)) is plain
+    assert schedule.by_stream == {"s": plain}
+
+    schedule = Schedule()
+    plain, pinned = lane(key=NEW), lane(key=OLD, pinned=True)
+    for it in (pinned, plain):
+        schedule.add(it)
+    schedule.rekey(pinned, NEW, take_over=True)
+    assert schedule.find("s", NEW) is plain
+    assert schedule.find("s", OLD) is None
+
+    schedule = Schedule()
+    plain, pinned = lane(key=None), lane(key=OLD, pinned=True)
+    for it in (pinned, plain):
+        schedule.add(it)
+    schedule.rekey(pinned, NEW, take_over=True)
+    assert schedule.find("s", NEW) is pinned
+    assert schedule.find("s", None) is plain
+
+
+def test_back_from_the_backlog() -> None:
+    """A lane that was there at its turn goes on before all others, the one that came back last first."""
+    schedule = Schedule()
+    first, second, third = (lane(name) for name in "abc")
+    for it in (first, second, third):
+        schedule.add(it)
+        schedule.make_ready(it)
+    for it in (first, second):
+        assert schedule.take() is it
+        it.fire(LaneInput.ASK_BACKLOG)
+    second.attempt = 1
+    for it in (first, second):
+        schedule.make_next(it)
+    assert schedule.has_retry()
+    assert [schedule.take() for _ in range(3)] == [second, first, third]
+
+
 def test_oldest() -> None:
     """The lane that began to wait first, while it waits."""
     ages = Ages()
@@ -181,3 +271,19 @@ def test_ages_of_the_past_are_cleared_out() -> None:
         assert ages.oldest() is it
         it.inlet.close()
     assert ages.oldest() is None
+
+
+def test_how_many_ages_there_are() -> None:
+    """64 of the past beside twice those that count, and one; then these are forgotten."""
+    ages = Ages()
+    waits = lane("waits")
+    ages.add(waits)
+    lengths = []
+    for n in range(160):
+        it = lane()
+        it.inlet.since = 1.0 + n
+        ages.add(it)
+        it.inlet.close()
+        lengths.append(len(ages._heap))
+    assert drops(lengths) == [(65, 2), (67, 2)]
+    assert ages.oldest() is waits
