@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import fields
+import re
+from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -142,6 +143,44 @@ def test_a_long_value_is_cut_short() -> None:
         read(max_in_flight=10**5000)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("max_batch_events", "5", "must be an int from 1 to 2000, not str"),
+        ("max_batch_events", 0, "must be from 1 to 2000, not 0"),
+        ("max_pending_bytes", 1.5, "must be an int at least 1024, not float"),
+        ("max_pending_bytes", 1, "must be at least 1024, not 1"),
+        ("flush_interval", "1", "must be a number of seconds more than 0, not str"),
+        ("flush_interval", 0, "must be more than 0 and finite, in seconds, not 0"),
+        ("block_timeout", "1", "must be a number of seconds at least 0, not str"),
+        ("block_timeout", -1, "must be at least 0 and finite, in seconds, not -1"),
+        ("on_full", "explode", "must be one of block, raise, drop_newest, drop_oldest, not 'explode'"),
+    ],
+)
+def test_what_is_wanted(name: str, value: Any, message: str) -> None:
+    """A refusal says what the option may be."""
+    with pytest.raises((TypeError, ValueError), match=f"^{re.escape(f'{name} {message}')}$"):
+        read(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "message"),
+    [
+        ("ATOM_MAX_IN_FLIGHT", "many", "must be a number"),
+        ("ATOM_AUTH_KEYS", "s=k", 'must be a JSON object, {"stream": "key"}'),
+        (
+            "ATOM_RETRY",
+            "often",
+            'must be a JSON object, {"base": 3, "cap": 1800, "max_attempts": null, "max_elapsed": null}',
+        ),
+    ],
+)
+def test_what_is_wanted_in_the_environment(variable: str, text: str, message: str) -> None:
+    """A refusal says how a variable spells it."""
+    with pytest.raises(ValueError, match=f"^{re.escape(f'{variable} {message}')}$"):
+        read({variable: text})
+
+
 def test_an_instance_of_a_transport() -> None:
     """A transport is taken ready-made, too."""
     transport = Transport()
@@ -168,6 +207,18 @@ def test_defaults() -> None:
     assert (read().max_batch_events, read().max_batch_bytes, read().flush_interval) == (2000, 131072, 10.0)
     assert (read().max_pending_bytes, read().max_in_flight, read().request_timeout) == (67108864, 4, 60.0)
     assert read().retry == RetryPolicy(base=3.0, cap=1800.0, max_attempts=None, max_elapsed=None)
+    assert (read().max_pending_events, read().on_full, read().block_timeout) == (None, OnFull.BLOCK, None)
+    assert (read().auth_key, read().auth_keys, read().backlog) == (None, {}, None)
+    assert (read().on_loss, read().transport) == (None, None)
+
+
+def test_they_stay_as_they_are() -> None:
+    """Checked once, options hold: nobody changes them afterwards, or makes them in an order of their own."""
+    options = read()
+    with pytest.raises(FrozenInstanceError):
+        options.max_in_flight = 0  # type: ignore[misc]
+    assert not hasattr(options, "__dict__")
+    assert all(field.kw_only for field in fields(Options))
 
 
 def test_unknown() -> None:
@@ -320,6 +371,14 @@ def test_no_key_in_a_message(arguments: dict[str, Any], environ: dict[str, str])
 
 
 def test_no_key_in_a_repr() -> None:
-    """Options show no key."""
-    options = read(auth_key=CANARY, auth_keys={"s": CANARY})
+    """Options show no key, nor what might hold one."""
+
+    class Holding:
+        def __call__(self, *arguments: object) -> None: ...
+
+        def __repr__(self) -> str:
+            return CANARY
+
+    options = read(auth_key=CANARY, auth_keys={CANARY: CANARY}, on_loss=Holding(), transport=Holding())
     assert CANARY not in repr(options)
+    assert "auth_key=" not in repr(options)
