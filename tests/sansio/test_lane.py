@@ -169,6 +169,76 @@ def test_small_segments_make_a_batch_together() -> None:
     assert lane.take("b", max_events=4, max_bytes=1024).events == 1
 
 
+def sized(lane: Lane, *segments: int, size: int = 100, due: bool = False) -> None:
+    """Have segments of so many events wait, each event a number that takes *size* bytes; the first may be due."""
+    for number, count in enumerate(segments):
+        lane.inlet = Inlet(None, lane.stream, float(number), bytearray((b"1" * (size - 1) + b"\n") * count), count)
+        lane.close_inlet(due=due and not number)
+
+
+@pytest.mark.parametrize("limits", [{"max_events": 5, "max_bytes": 100_000}, {"max_events": 100, "max_bytes": 500}])
+def test_no_more_are_joined_than_make_a_batch(limits: dict[str, int]) -> None:
+    """What is behind a full batch stays as it was, and is not due because that was."""
+    lane = Lane("s", None)
+    limits["max_bytes"] += lane.envelope
+    sized(lane, 1, 1, 3, 1, due=True)
+    assert lane.take("b", **limits).events == 5
+    assert (lane.waiting, lane.due, lane.since) == (1, False, 3.0)
+
+
+@pytest.mark.parametrize("due", [False, True])
+def test_the_rest_of_what_was_joined(*, due: bool) -> None:
+    """It is due if anything of it was, and has waited for as long as the oldest."""
+    lane = Lane("s", None)
+    sized(lane, 2, 3, due=due)
+    assert lane.since == 0.0
+    assert lane.take("b", max_events=4, max_bytes=1024).events == 4
+    assert (lane.waiting, lane.due, lane.since) == (1, due, 0.0)
+
+
+@pytest.mark.parametrize(("events", "full"), [(10, True), (9, False)])
+def test_a_rest_that_is_full(events: int, full: bool) -> None:
+    """What is left is full if it makes a batch by its number, or by its bytes, and not if one event is missing."""
+    for max_events, max_bytes in ((10, 100_000), (100, 1000)):
+        lane = Lane("s", None)
+        sized(lane, 10 + events)
+        assert lane.take("b", max_events=max_events, max_bytes=max_bytes + lane.envelope).events == 10
+        assert [segment.full for segment in lane.closed] == [full]
+
+
+def test_to_the_last_byte() -> None:
+    """A batch whose body is just as large as may be is made at once, body and all; with a byte less it is cut."""
+    lines = [encode_event("x" * 50)] * 5
+    whole = len(body_of(lines, "s", AuthKey("k")))
+    for max_bytes, taken in ((whole, 5), (whole - 1, 4)):
+        lane = lane_of(["x" * 50] * 5, key=AuthKey("k"))
+        batch = lane.take("b", max_events=10, max_bytes=max_bytes)
+        assert batch.events == taken
+        assert (batch.body is not None) == (taken == 5)
+
+
+def test_growth() -> None:
+    """It is that of the last batch, exactly, whatever else waits."""
+    lane = Lane("s", None)
+    sized(lane, 5)
+    lane.take("b", max_events=5, max_bytes=100_000)
+    assert lane.growth == 1.0
+    lane.inlet = Inlet(None, "s", 0.0, bytearray(b'"' * 5000), 1)
+    assert lane.full_size(10_000) == int((10_000 - lane.envelope) * 0.99)
+
+
+def test_taking_a_batch_out() -> None:
+    """It is gone, and for whoever follows events it is told how many stand before it."""
+    for followed in (False, True):
+        lane = Lane("s", None)
+        lane.batches = [Batch.of(f"{count}", b"1\n" * count, count) for count in (4, 3, 2, 1)]
+        flush = Flush(10)
+        if followed:
+            lane.join_flush(flush)
+        assert lane.take_out(lane.batches[1]) == (3 if followed else 0)
+        assert [batch.batch_id for batch in lane.batches] == ["4", "2", "1"]
+
+
 def test_the_rest_of_what_was_full() -> None:
     """What is left of a segment that turned out to be more than one batch is full if it makes another."""
     lane = Lane("s", None)
@@ -287,6 +357,10 @@ def test_many_flushes() -> None:
     del flushes[0], flush
     lane.settle_flushes(0, delivered=True)
     assert len(lane.flushes) == 8
+    flushes.append(Flush(1))
+    lane.join_flush(flushes[-1])
+    lane.settle_flushes(1, delivered=True)
+    assert len(lane.flushes) == 3, "those of them that are done are forgotten, too, whoever holds them"
 
 
 def test_nothing_is_no_segment() -> None:
