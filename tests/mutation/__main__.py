@@ -44,7 +44,7 @@ _TESTS: Final = {
     "_keeper": ["keeper", "backlog_core", "backlog_found"],
     "_lane": ["tracker", "backlog_core", "lane", "keeper", "budget"],
     "_schedule": ["schedule", "tracker", "backlog_core", "budget"],
-    "_losses": ["tracker", "backlog_core"],
+    "_losses": ["losses"],
     "_admission": ["tracker", "backlog_core", "backlog_found"],
     "_delivery": ["tracker", "backlog_core", "budget"],
     "_options": ["options"],

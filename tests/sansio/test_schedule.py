@@ -52,6 +52,18 @@ def test_another_key() -> None:
     assert len(schedule) == 0
 
 
+def test_a_key_that_has_no_lane() -> None:
+    """Under a new key a lane is found if it is alone, whoever takes over."""
+    for take_over in (False, True):
+        for pinned in (False, True):
+            schedule = Schedule()
+            it = lane(key=OLD, pinned=pinned)
+            schedule.add(it)
+            schedule.rekey(it, NEW, take_over=take_over)
+            assert schedule.find("s", NEW) is it
+            assert schedule.find("s", OLD) is None
+
+
 def test_turns() -> None:
     """Ready lanes have their turns in order; one that was emptied meanwhile has none."""
     schedule = Schedule()
@@ -113,6 +125,27 @@ def test_timers() -> None:
     assert schedule.next_timer() is None
 
 
+def test_a_time_that_is_over() -> None:
+    """It makes a lane ready once, and not if the lane is gone."""
+    schedule = Schedule()
+    it, gone = lane("a"), lane("b")
+    for each in (it, gone):
+        schedule.add(each)
+        for _ in range(2):
+            schedule.arm(each, 1.0)
+    schedule.remove(gone)
+    assert [schedule.take_timed(1.0) for _ in range(2)] == [it, None]
+
+
+def test_nothing_is_due() -> None:
+    """A lane without events has no turn."""
+    schedule = Schedule()
+    it = lane(events=0)
+    schedule.add(it)
+    schedule.make_due(it)
+    assert schedule.take() is None
+
+
 def test_making_ready_disarms() -> None:
     """What is ready already is not made ready again by its timer."""
     schedule = Schedule()
@@ -158,15 +191,15 @@ def test_how_many_timers_there_are() -> None:
     lanes = [lane(name) for name in "abc"]
     for it in lanes:
         schedule.add(it)
-    schedule.arm(lanes[0], 9.0)
-    schedule.arm(lanes[1], 8.0)
+    for it in lanes[:2]:
+        schedule.arm(it, 9.0)
     lengths = []
     for n in range(120):
         schedule.arm(lanes[2], 1000.0 - n)
         lengths.append(len(schedule._timers))
     assert drops(lengths) == [(71, 4)]
+    assert schedule.take_timed(500.0) is lanes[0], "of equal times the one that was armed first"
     assert schedule.take_timed(500.0) is lanes[1]
-    assert schedule.take_timed(500.0) is lanes[0]
     assert schedule.take_timed(500.0) is None
     assert schedule.take_timed(1000.0 - 119) is lanes[2]
 
@@ -208,6 +241,14 @@ def test_taking_over() -> None:
     schedule.rekey(pinned, NEW, take_over=True)
     assert schedule.find("s", NEW) is plain
     assert schedule.find("s", OLD) is None
+
+    schedule = Schedule()
+    earlier, later = lane(key=OLD), lane(key=NEW)
+    for it in (earlier, later):
+        schedule.add(it)
+    schedule.rekey(earlier, NEW, take_over=True)
+    assert schedule.find("s", NEW) is earlier
+    assert schedule.by_stream == {"s": earlier}
 
     schedule = Schedule()
     plain, pinned = lane(key=None), lane(key=OLD, pinned=True)
@@ -276,14 +317,32 @@ def test_ages_of_the_past_are_cleared_out() -> None:
 def test_how_many_ages_there_are() -> None:
     """64 of the past beside twice those that count, and one; then these are forgotten."""
     ages = Ages()
-    waits = lane("waits")
-    ages.add(waits)
+    gone, late, early, twin = (lane(name) for name in "abcd")
+    for it, since in ((gone, 0.0), (late, 5.0), (early, 1.0), (twin, 1.0)):
+        it.inlet.since = since
+        ages.add(it)
+    gone.inlet.close()
     lengths = []
-    for n in range(160):
+    for n in range(140):
         it = lane()
-        it.inlet.since = 1.0 + n
+        it.inlet.since = 10.0 + n
         ages.add(it)
         it.inlet.close()
         lengths.append(len(ages._heap))
-    assert drops(lengths) == [(65, 2), (67, 2)]
-    assert ages.oldest() is waits
+    assert drops(lengths) == [(65, 4), (71, 4)]
+    for it in (early, twin, late):
+        assert ages.oldest() is it
+        it.inlet.close()
+    assert ages.oldest() is None
+
+
+def test_ages_of_a_lane_that_waits_anew() -> None:
+    """Those of its earlier events are of the past."""
+    ages = Ages()
+    it = lane()
+    lengths = []
+    for n in range(70):
+        it.inlet = Inlet(None, "s", float(n), bytearray(b"1\n"), 1)
+        ages.add(it)
+        lengths.append(len(ages._heap))
+    assert drops(lengths) == [(65, 1)]
