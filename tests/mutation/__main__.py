@@ -45,7 +45,7 @@ _TESTS: Final = {
     "_lane": ["tracker", "backlog_core", "lane", "keeper", "budget"],
     "_schedule": ["schedule", "tracker", "backlog_core", "budget"],
     "_losses": ["losses"],
-    "_admission": ["tracker", "backlog_core", "backlog_found"],
+    "_admission": ["admission", "tracker", "backlog_core", "backlog_found", "intake"],
     "_delivery": ["tracker", "backlog_core", "budget"],
     "_options": ["options"],
     "_messages": ["messages"],

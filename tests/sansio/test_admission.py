@@ -1,0 +1,291 @@
+"""Which lane an event goes to, whether there is room, and when there is something to do for it."""
+
+from __future__ import annotations
+
+from itertools import count
+from math import inf
+from typing import Any
+
+import pytest
+
+from atom_sansio import (
+    AuthKey,
+    BacklogFull,
+    EventTooLarge,
+    LaneInput,
+    LaneState,
+    Level,
+    Loss,
+    LossReason,
+    Options,
+    Receipt,
+    UpdateBacklog,
+)
+from atom_sansio._admission import Admission
+from atom_sansio._keeper import Keeper
+from atom_sansio._lane import Lane
+from atom_sansio._ledger import Ledger
+from atom_sansio._losses import Losses
+from atom_sansio._recording import Record
+from atom_sansio._schedule import Schedule
+
+OLD, NEW = AuthKey("old"), AuthKey("new")
+
+
+class Admitting(Admission):
+    """An admission with all that it works on."""
+
+    def __init__(self, level: Level | None = None, *, window: int = 10**9, **options: Any) -> None:
+        self.options = Options.read({"endpoint": "http://h/", **options}, {}, lambda name: None)
+        self.schedule = Schedule()
+        self.ledger = Ledger(max_bytes=self.options.max_pending_bytes, max_events=self.options.max_pending_events)
+        self.keeper = None if level is None else Keeper(level, window=window)
+        ids = (f"id-{n}" for n in count(1))
+        self.losses = Losses(self.ledger, unix_offset=0.0, keeper=self.keeper, ids=ids)
+        super().__init__(self.options, self.schedule, self.ledger, self.losses, self.keeper, ids)
+
+    def put(self, line: bytes, stream: str = "s", key: AuthKey | None = None, *, now: float = 0.0) -> float:
+        """Accept an event."""
+        return self.accept(stream, line, key, now)
+
+    def record(self, line: bytes, stream: str = "s", key: AuthKey | None = None, **more: Any) -> Record:
+        """Admit an event, which has room."""
+        record = self.admit(stream, line, key, 0.0, waits=True, **more)
+        assert record is not None
+        return record
+
+    def lane(self, stream: str = "s") -> Lane:
+        return self.schedule.by_stream[stream]
+
+    def lost(self) -> list[Loss]:
+        return [report.loss for report in self.losses.reports]
+
+    def update(self) -> UpdateBacklog:
+        assert self.keeper is not None
+        update = self.keeper.update(0.0)
+        assert update is not None
+        self.keeper.updated(self.resident)
+        return update
+
+
+def number(size: int) -> bytes:
+    """An event of that many bytes, none of which has to be escaped."""
+    return b"1" * (size - 1) + b"\n"
+
+
+def test_learning() -> None:
+    """Bodies are half as large as one that was refused, but never as small as to hold hardly an event."""
+    it = Admitting()
+    for refused, learned in ((10_001, 5000), (20_000, 5000), (6000, 3000), (100, 1024)):
+        it.learn_max_bytes(refused)
+        assert it.max_bytes == learned
+
+
+def test_keys() -> None:
+    """A key is found by its fingerprint, wherever it was given, and options stay as they were."""
+    it = Admitting(auth_key="default", auth_keys={"s": OLD})
+    assert it.key_of("t", OLD.fingerprint) == OLD
+    assert it.key_of("s", AuthKey("default").fingerprint) == AuthKey("default")
+    assert it.key_of("s", NEW.fingerprint) is None
+    it.set_key("s", NEW)
+    assert it.key_of("t", NEW.fingerprint) == NEW
+    assert it.options.auth_keys == {"s": OLD}
+
+
+def test_plain() -> None:
+    """A lane is for events without a key of their own if theirs is the stream's, or the default, or none."""
+    it = Admitting(auth_keys={"s": OLD})
+    assert it.is_plain("s", OLD.fingerprint)
+    assert not it.is_plain("s", None)
+    assert it.is_plain("t", None)
+    assert not it.is_plain("t", OLD.fingerprint)
+
+
+@pytest.mark.parametrize("level", [Level.MEMORY, Level.PROCESS])
+def test_another_key_beside_records(level: Level) -> None:
+    """Where there are records two lanes that get the same key are put in batches first, else they go on as they are."""
+    it = Admitting(level)
+    it.put(b"1\n")
+    it.put(b"2\n", key=NEW)
+    plain, other = it.schedule
+    it.rekey(plain, NEW)
+    sealed = level is Level.PROCESS
+    assert [len(lane.batches) for lane in (plain, other)] == [sealed, sealed]
+    assert it.schedule.find("s", NEW) is (plain if sealed else other)
+    assert not it.woken
+
+
+def test_a_lane_that_waited_for_its_key() -> None:
+    """An event that brings the key lets it go on."""
+    it = Admitting(Level.MEMORY)
+    lane = Lane("s", None, pinned=True, fingerprint=OLD.fingerprint)
+    it.schedule.add(lane)
+    lane.fire(LaneInput.NO_KEY)
+    it.put(b"1\n", key=OLD)
+    assert (lane.key, lane.state, it.woken) == (OLD, LaneState.READY, True)
+
+
+def test_a_lane_for_events_without_a_key() -> None:
+    """One that began with a key per call is theirs as well, if that is the key that they have."""
+    it = Admitting(auth_key=OLD)
+    it.put(b"1\n", key=OLD)
+    assert it.schedule.by_stream == {}
+    it.put(b"2\n")
+    assert it.lane() is it.schedule.find("s", OLD)
+    assert it.lane().waiting == 2
+
+
+# -- how full -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_full_to_the_last_byte(*, recorded: bool) -> None:
+    """Events that make a batch exactly are one; one that is a byte too long begins another, and both are to be sent."""
+    for size, closed in ((500, [2]), (501, [1]), (499, [])):
+        it = Admitting(Level.PROCESS if recorded else None)
+        lane = Lane("s", None)
+        it.max_bytes = 1000 + lane.envelope
+        lines = (number(500), number(size))
+        whens = [it.enter(it.record(line)) if recorded else it.put(line) for line in lines]
+        assert [segment.events for segment in it.lane().closed] == closed
+        assert all(segment.full for segment in it.lane().closed)
+        assert whens == [10.0, -inf if closed else inf]
+        assert it.lane().waiting == 2
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_full_by_number(*, recorded: bool) -> None:
+    """A batch is full with the last event that it may have."""
+    it = Admitting(Level.PROCESS if recorded else None, max_batch_events=2)
+    whens = [it.enter(it.record(b"1\n")) if recorded else it.put(b"1\n") for _ in range(3)]
+    assert whens == [10.0, -inf, inf]
+    assert [segment.events for segment in it.lane().closed] == [2]
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_an_event_larger_than_what_the_collector_takes(*, recorded: bool) -> None:
+    """It is a batch by itself, to be sent in its turn: nothing is sent before it, and nothing is forgotten."""
+    it = Admitting(Level.PROCESS if recorded else None)
+    it.learn_max_bytes(2048)
+    line = number(3000)
+    assert (it.enter(it.record(line)) if recorded else it.put(line)) == -inf
+    assert it.schedule.take() is it.lane()
+    assert [segment.events for segment in it.lane().closed] == [1]
+
+
+def test_an_event_too_large_for_a_record() -> None:
+    """It is refused before there is one."""
+    it = Admitting(Level.PROCESS, max_batch_bytes=1024)
+    with pytest.raises(EventTooLarge):
+        it.record(number(2000))
+    assert it.ledger.pending == 0
+
+
+def test_a_receipt_and_a_record() -> None:
+    """A receipt follows the event once that is taken in."""
+    it = Admitting(Level.PROCESS)
+    receipt = Receipt()
+    it.enter(it.record(b"1\n", receipt=receipt))
+    assert [share.wanted for share in it.lane().flushes] == [True]
+
+
+def test_a_record_whose_key_was_replaced() -> None:
+    """It goes where its lane's events go, which have the new key now."""
+    it = Admitting(Level.PROCESS)
+    it.enter(it.record(b"1\n", key=OLD))
+    record = it.record(b"2\n", key=OLD)
+    it.rekey(record.lane, NEW)
+    assert it.lane_of(record) is it.schedule.find("s", NEW)
+
+
+# -- what is lent -------------------------------------------------------------------------------------------
+
+
+def test_how_much_is_lent() -> None:
+    """Twice what a lane holds, but some KiB at least, and no more than a batch; for later batches that at once."""
+    it = Admitting()
+    lent = []
+    for size in (10, 5000, 3000, 60_000):
+        it.put(number(size))
+        lent.append(it.lane().inlet.lent_bytes)
+    assert lent[:3] == [8192, 2 * 5010, 2 * 8010]
+    assert lent[3] == it.lane().full_size(it.max_bytes)
+    it.put(number(70_000))
+    assert it.lane().closed
+    it.put(b"1\n")
+    assert it.lane().inlet.lent_bytes == it.lane().full_size(it.max_bytes)
+
+
+def test_what_is_taken_in_without_a_decision() -> None:
+    """As much as is lent and surely fits, and all but the event that makes a batch full."""
+    it = Admitting(max_batch_events=10)
+    it.put(b"1\n")
+    inlet = it.lane().inlet
+    assert (inlet.lent_events, inlet.max_events, inlet.max_size) == (10, 9, 8192)
+    it = Admitting(max_batch_bytes=1024, max_pending_events=5)
+    it.put(b"1\n")
+    inlet = it.lane().inlet
+    assert (inlet.lent_events, inlet.max_events) == (5, 5)
+    assert inlet.max_size == 2 + (1024 - it.lane().envelope) // 2
+    it = Admitting(max_batch_bytes=1024)
+    it.put(number(800))
+    assert it.lane().inlet.max_size == 1024 - it.lane().envelope
+
+
+def test_events_that_are_lent_and_not_used() -> None:
+    """They are taken back when there is no room left, though all bytes are used."""
+    it = Admitting(max_batch_bytes=1024, max_pending_bytes=1024, max_pending_events=8, on_full="raise")
+    it.put(number(900), "a")
+    assert (it.lane("a").inlet.lent_bytes, it.lane("a").inlet.lent_events) == (900, 7)
+    it.put(b"1\n", "b")
+    it.put(b"1\n", "c")
+    assert [it.lane(stream).waiting for stream in "abc"] == [1, 1, 1]
+
+
+def test_bytes_that_are_lent_and_not_used() -> None:
+    """They are taken back when there is no room left, though all events are used."""
+    it = Admitting(max_batch_bytes=8192, max_pending_bytes=9000, max_pending_events=10, on_full="raise")
+    for _ in range(9):
+        it.ledger.reserve(0)
+    it.put(b"1\n", "a")
+    assert it.lane("a").inlet.lent_events == 1
+    it.ledger.unreserve(0)
+    it.put(number(3000), "b")
+    assert [it.lane(stream).waiting for stream in "ab"] == [1, 1]
+
+
+# -- room ---------------------------------------------------------------------------------------------------
+
+
+def test_no_room() -> None:
+    """The caller is told how much is pending, also before any event of this tracker."""
+    it = Admitting(max_pending_events=3, on_full="raise")
+    it.ledger.restore(3, 100)
+    with pytest.raises(BacklogFull, match=r"^the pending budget has no room: 3 events, 100 bytes are pending$"):
+        it.put(b"1\n")
+    it = Admitting(max_pending_events=3, on_full="drop_newest")
+    it.ledger.restore(3, 100)
+    assert it.put(b"1\n") == -inf
+    [loss] = it.lost()
+    assert (loss.reason, loss.message, loss.status) == (
+        LossReason.BACKLOG_FULL,
+        "the pending budget has no room",
+        None,
+    )
+
+
+def test_what_is_dropped_for_a_record() -> None:
+    """A lane that held nothing but that is gone; one that holds more stays, and one that is new does not come yet."""
+    it = Admitting(Level.PROCESS, max_pending_events=2, on_full="drop_oldest")
+    it.enter(it.record(b"1\n", "a"))
+    it.enter(it.record(b"2\n", "a"))
+    it.record(b"3\n", "a")
+    assert it.woken
+    assert [lane.stream for lane in it.schedule] == ["a"]
+    it.record(b"4\n", "a")
+    assert len(it.schedule) == 0
+    it = Admitting(Level.PROCESS, max_pending_events=2, on_full="drop_oldest")
+    it.enter(it.record(b"1\n", "a"))
+    it.enter(it.record(b"2\n", "a"))
+    it.record(b"3\n", "b")
+    assert [lane.stream for lane in it.schedule] == ["a"]
