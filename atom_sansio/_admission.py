@@ -18,7 +18,7 @@ from ._ledger import Ledger
 from ._losses import Losses
 from ._messages import LossReason
 from ._options import OnFull, Options
-from ._recording import Record
+from ._recording import Record, RecordState
 from ._request import check_stream
 from ._schedule import Ages, Schedule
 from ._sign import AuthKey
@@ -29,6 +29,9 @@ _LEAST_LENT: Final = 8192
 
 _MIN_LEARNED_BYTES: Final = 1024
 """A collector that refuses bodies for their size is not sent smaller ones than this on its word."""
+
+_ACCEPTED: Final = RecordState.ACCEPTED
+"""To look up a member of an enumeration takes as long as a call does, and this is for each event."""
 
 _NO_ROOM: Final = "the pending budget has no room"
 
@@ -147,7 +150,7 @@ class Admission:
         return lane
 
     def enter(self, record: Record) -> float:
-        """Take the event of *record* in, for which room is reserved; return as :meth:`accept`."""
+        """Accept the event of *record*, for which room is reserved; return as :meth:`accept`."""
         lane, line = record.lane, record.line
         if self._schedule.by_stream.get(record.stream) is not lane:
             lane = self.lane_of(record)
@@ -158,9 +161,15 @@ class Admission:
             when = self._close_full(lane)
         if lane.inlet is NO_INLET:
             when = min(when, self._open_inlet(lane, record.now))
-        inlet = lane.inlet
-        self._ledger.use_reserved(inlet, size)
-        inlet.append(line)
+        inlet, ledger = lane.inlet, self._ledger
+        # Without a call in between, in which a signal handler might raise: all of it is done, or nothing.
+        ledger.reserved_bytes -= size
+        ledger.reserved_events -= 1
+        inlet.lent_bytes += size
+        inlet.lent_events += 1
+        inlet.lines += line
+        inlet.events += 1
+        record.state = _ACCEPTED
         if record.receipt is not None:
             lane.join_receipt(record.receipt)
         if inlet.events >= self._options.max_batch_events or len(inlet.lines) >= full_size:

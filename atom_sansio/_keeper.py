@@ -187,14 +187,13 @@ class Keeper:
 
     # -- records --------------------------------------------------------------------------------------
 
-    def number(self, address: Address) -> int:
-        """The number of the next record of *address*."""
-        index = self._appended[address] = self._appended.get(address, 0) + 1
-        return index
+    def last_number(self, address: Address) -> int:
+        """That of the last record of *address*; 0 if there is none in this generation."""
+        return self._appended.get(address, 0)
 
-    def take_back_number(self, address: Address) -> None:
-        """The last number of *address* was not used after all."""
-        self._appended[address] -= 1
+    def give_numbers(self, numbers: dict[Address, int]) -> None:
+        """Records up to these numbers are written."""
+        self._appended.update(numbers)
 
     def written(self, size: int) -> bool:
         """*size* bytes of records were written; return whether it is time for another generation."""

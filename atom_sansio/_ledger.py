@@ -63,13 +63,6 @@ class Ledger:
         self.reserved_bytes += size
         self.reserved_events += 1
 
-    def use_reserved(self, inlet: Inlet, size: int) -> None:
-        """Lend *inlet* what was reserved for an event of *size* bytes."""
-        self.reserved_bytes -= size
-        self.reserved_events -= 1
-        inlet.lent_bytes += size
-        inlet.lent_events += 1
-
     def unreserve(self, size: int) -> None:
         """That room is free again."""
         self._release(1, size)

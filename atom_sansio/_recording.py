@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum
-from itertools import chain
 from math import inf
 from typing import TYPE_CHECKING, Final
 
@@ -62,35 +61,50 @@ class Record:
         return self.state is RecordState.QUEUED or self.state is RecordState.WRITING
 
 
+class _Given(Records):
+    """Records that are being written, and whose they are."""
+
+    __slots__ = ("members", "numbers", "written")
+
+    def __init__(self, generation: int, data: bytes, members: tuple[Record, ...], numbers: dict[Address, int]) -> None:
+        self.generation = generation
+        self.data = data
+        self.members = members
+        self.numbers = numbers
+        """Of the last one of each address."""
+        self.written = False
+
+
 class Recording:
-    """Gives the records to be written, all that there are at once, and one such writing at a time."""
+    """Gives the records to be written, all that there are at once, and one such writing at a time.
+
+    A signal handler may raise anywhere in this.  So what is given stays in the queue until it is known to be written,
+    and takes its numbers then; to have it written again, from the beginning, needs nothing to be undone.
+    """
 
     def __init__(self, keeper: Keeper) -> None:
         self._keeper = keeper
         self._queue: deque[Record] = deque()
-        self._writing: list[tuple[Record, Address]] = []
-        self._size = 0
-        self._given: Records | None = None
+        self._given: _Given | None = None
         self._retry_at: float | None = None
         self._trouble = ""
 
     @property
     def writing(self) -> bool:
         """Whether some are being written."""
-        return bool(self._writing)
+        return self._given is not None
 
     @property
     def idle(self) -> bool:
         """Whether there are none."""
-        return not (self._queue or self._writing)
+        return not self._queue
 
     @property
     def last(self) -> Record | None:
         """The last one that nobody waits for."""
-        while self._queue or self._writing:
-            records = chain(reversed(self._queue), (record for record, _ in reversed(self._writing)))
+        while self._queue:
             try:
-                return next((record for record in records if not record.waits), None)
+                return next((record for record in reversed(self._queue) if not record.waits), None)
             except RuntimeError:  # a signal handler or finaliser has added one meanwhile: look again
                 continue
         return None
@@ -109,7 +123,7 @@ class Recording:
 
     def deadline(self) -> float | None:
         """When there is something to be written, minus infinity for now, None for never."""
-        if self._writing or not self._queue:
+        if self._given is not None or not self._queue:
             return None
         return -inf if self._retry_at is None else self._retry_at
 
@@ -119,65 +133,84 @@ class Recording:
 
     def take(self, now: float, lane_of: Callable[[Record], Lane]) -> Records | None:
         """What is to be written, if there is anything and its time has come."""
-        if not self._queue or self._writing or self.pauses(now):
+        if not self._queue or self._given is not None or self.pauses(now):
             return None
+        members = []
         parts = []
         size = 0
-        while self._queue and size < _CHUNK:
-            record = self._queue.popleft()
-            part = self._encode(record, lane_of(record))
+        numbers: dict[Address, int] = {}
+        for record in self._queue:
+            lane = lane_of(record)
+            address = lane.address
+            index = numbers[address] = numbers.get(address, self._keeper.last_number(address)) + 1
+            part = encode_record(index, _head(lane), record.line)
+            members.append(record)
             parts.append(part)
             size += len(part)
-        return self._give(b"".join(parts))
+            if size >= _CHUNK:
+                break
+        given = self._given = _Given(self._keeper.generation, b"".join(parts), tuple(members), numbers)
+        for record in members:
+            record.state = _WRITING
+        return given
 
     def take_alone(self, record: Record) -> Records | None:
         """*record* alone, to be written at once; None if others are in its way, or the disk is."""
-        if self._queue or self._writing or self._retry_at is not None:
+        if self._queue or self._retry_at is not None:
             return None
-        return self._give(self._encode(record, record.lane))
-
-    def _encode(self, record: Record, lane: Lane) -> bytes:
-        record.state = _WRITING
+        lane = record.lane
         address = lane.address
-        head = lane.record_head
-        if not head:
-            head = lane.record_head = record_head(address)
-        self._writing.append((record, address))
-        return encode_record(self._keeper.number(address), head, record.line)
+        index = self._keeper.last_number(address) + 1
+        data = encode_record(index, lane.record_head or _head(lane), record.line)
+        record.state = _WRITING
+        self._queue.append(record)
+        given = self._given = _Given(self._keeper.generation, data, (record,), {address: index})
+        return given
 
-    def _give(self, data: bytes) -> Records:
-        self._size = len(data)
-        self._given = Records(self._keeper.generation, data)
-        return self._given
-
-    def written(self) -> tuple[list[tuple[Record, Address]], int]:
-        """They were written; give them, and their size."""
-        writing, self._writing = self._writing, []
+    def written(self) -> tuple[Record, ...]:
+        """What was given is written; give it.  It counts as being written until :meth:`entered`."""
+        given = self._given
+        if given is None:
+            return ()
+        given.written = True
+        self._keeper.give_numbers(given.numbers)
         self._retry_at = None
         self._trouble = ""
-        return writing, self._size
+        return given.members
+
+    def entered(self) -> bool:
+        """All that :meth:`written` gave is in its lane; return whether it is time for another generation."""
+        given = self._given
+        assert given is not None
+        queue = self._queue
+        for record in given.members:
+            if queue and queue[0] is record:
+                queue.popleft()
+        self._given = None
+        return self._keeper.written(len(given.data))
 
     def refused(self, trouble: str, now: float) -> list[Record]:
         """They were not written, and are tried again after a pause unless somebody takes them back; give them."""
-        records = self._queue_again()
+        assert self._given is not None
+        records = list(self._given.members)
+        self.put_off()
         for record in records:
             record.trouble = trouble
         self._trouble = trouble
         self._retry_at = now + _PAUSE
         return records
 
-    def put_off(self, records: Records) -> None:
-        """*records* come again at once, if they are what is being written."""
-        if records is self._given and self._writing:
-            self._queue_again()
-
-    def _queue_again(self) -> list[Record]:
-        writing, self._writing = self._writing, []
-        for record, address in reversed(writing):
-            self._keeper.take_back_number(address)
+    def put_off(self) -> bool:
+        """Nobody writes what was given: it comes again at once.  Return False if it is written, and to be entered."""
+        given = self._given
+        if given is None:
+            return True
+        if given.written:
+            return False
+        for record in given.members:
             record.state = RecordState.QUEUED
-            self._queue.appendleft(record)
-        return [record for record, _ in writing]
+        self._given = None
+        return True
 
     def hurry(self) -> None:
         """Try again at once."""
@@ -185,8 +218,15 @@ class Recording:
 
     def take_back(self, record: Record) -> bool:
         """Forget *record*, unless it is being written just now, or was; return whether it is forgotten."""
-        if record.state is not RecordState.QUEUED:
+        if record.state is not RecordState.QUEUED or (self._given is not None and record in self._given.members):
             return False
         self._queue.remove(record)
         record.state = RecordState.REFUSED
         return True
+
+
+def _head(lane: Lane) -> bytes:
+    """What the records of *lane* begin with."""
+    if not lane.record_head:
+        lane.record_head = record_head(lane.address)
+    return lane.record_head

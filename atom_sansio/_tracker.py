@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import wraps
 from itertools import count
 from math import inf
-from typing import Final
+from typing import Concatenate, Final, ParamSpec, TypeVar
 from weakref import WeakSet
 
 from ._admission import Admission, check_key
@@ -50,28 +51,35 @@ _CLOSED: Final = TrackerState.CLOSED
 _ACCEPTED: Final = RecordState.ACCEPTED
 """To look up a member of an enumeration takes as long as a call does; these are for what is done for each event."""
 
+P = ParamSpec("P")
+R = TypeVar("R")
+C = TypeVar("C", bound="TrackerCore")
+
 _UNSENT: Final = "not sent when the tracker stopped"
 _UNDELIVERED: Final = "not delivered when the tracker stopped"
 _UNCONFIRMED: Final = "sent, but not confirmed when the tracker stopped"
 
 
-class _Turn:
-    """Lets no other call in before this one is done; ``track`` alone may come, and is set aside."""
+def in_turn(method: Callable[Concatenate[C, P], R]) -> Callable[Concatenate[C, P], R]:
+    """One call at a time; what only ``track()`` may interrupt is taken up at its end.
 
-    __slots__ = ("_core",)
+    No context manager does this: a signal handler that raises at the beginning of its ``__exit__`` would leave the
+    core busy for ever.
+    """
 
-    def __init__(self, core: TrackerCore) -> None:
-        self._core = core
-
-    def __enter__(self) -> None:
-        if self._core._busy:
+    @wraps(method)
+    def call(self: C, *args: P.args, **kwargs: P.kwargs) -> R:
+        if self._busy:
             raise LocalError(_INTERRUPTED)
-        self._core._busy = True
+        self._busy = True
+        try:
+            return method(self, *args, **kwargs)
+        finally:
+            self._busy = False
+            if self._interrupting or self.late:
+                self._take_up_interrupting()
 
-    def __exit__(self, *exc_info: object) -> None:
-        self._core._busy = False
-        if self._core._interrupting or self._core.late:
-            self._core._take_up_interrupting()
+    return call  # type: ignore[return-value]  # which wraps() has made something else
 
 
 class TrackerCore:
@@ -127,7 +135,6 @@ class TrackerCore:
         self._new_keys: list[tuple[str, AuthKey]] = []  # that came while records were being written
         self._told_deadline = inf
         self._busy = False
-        self._turn = _Turn(self)
         self._interrupting: deque[tuple[str, bytes, AuthKey | None, float, Receipt | None]] = deque()
         self._taking_up = False
 
@@ -222,9 +229,11 @@ class TrackerCore:
     def admit_quickly(self, stream: str, line: bytes, *, now: float) -> tuple[Record, Records] | tuple[None, None]:
         """:meth:`admit` and :meth:`next_records` in one, where nothing is in the way; nothing where something is.
 
-        For the event that nearly all are: one of a stream that is known, while no other is written.
+        For the event that nearly all are: one of a stream that is known, while no other is written.  Whoever waits for
+        the record must set its ``waits``.
         """
-        recording, lane = self._recording, self.lanes.get(stream)
+        recording = self._recording
+        lane = self.lanes.get(stream) if type(stream) is str else None
         if lane is None or recording is None or self._busy or self._state is not _OPEN:
             return None, None
         size, ledger = len(line), self._ledger
@@ -232,65 +241,67 @@ class TrackerCore:
             return None, None  # or it fits however it is escaped
         self._busy = True
         try:
-            record = Record(stream, line, None, now, lane, True)
-            records = recording.take_alone(record)
-            if records is None:
-                return None, None
+            record = Record(stream, line, None, now, lane, False)
             ledger.reserve(size)
-            return record, records
+            records = recording.take_alone(record)
+            if records is not None:
+                return record, records
+            ledger.unreserve(size)
+            return None, None
         finally:
             self._busy = False
             if self._interrupting or self.late:
                 self._take_up_interrupting()
 
+    @in_turn
     def take_back(self, record: Record) -> bool:
         """Do not accept the event of *record* after all; False if it is accepted, or being written just now."""
-        with self._turn:
-            assert self._recording is not None
-            if not self._recording.take_back(record):
-                return False
-            self._ledger.unreserve(len(record.line))
-            return True
+        assert self._recording is not None
+        if not self._recording.take_back(record):
+            return False
+        self._ledger.unreserve(len(record.line))
+        return True
 
+    @in_turn
     def flush(self, *, now: float) -> Flush:
         """Send all that is pending without waiting for full batches; pauses after failures still hold.
 
         Returns an object that follows those events: its ``done`` and ``result``.
         """
-        with self._turn:
-            self._state = advance(TRACKER_TRANSITIONS, self._state, TrackerInput.FLUSH)
-            return self._flush()
+        self._state = advance(TRACKER_TRANSITIONS, self._state, TrackerInput.FLUSH)
+        return self._flush()
 
+    @in_turn
     def close(self, *, now: float) -> Flush:
         """:meth:`flush`, and take no more events.  Closing twice is harmless."""
-        with self._turn:
-            self._state = advance(TRACKER_TRANSITIONS, self._state, TrackerInput.CLOSE)
-            return self._flush()
+        self._state = advance(TRACKER_TRANSITIONS, self._state, TrackerInput.CLOSE)
+        return self._flush()
 
+    @in_turn
     def abandon(self, *, now: float) -> None:
         """Be closed now, and let outcomes no longer count.
 
         What has none is lost, with reason ``STOPPED``; or, with a backlog, left there.
         """
-        with self._turn:
-            self._state = advance(TRACKER_TRANSITIONS, self._state, TrackerInput.ABANDON)
-            self._delivery.abandon()
-            if self._keeper is not None:
-                self._leave(self._keeper)
-                return
-            for lane in self._schedule:
-                while lane.batches:
-                    batch = lane.batches.pop()
-                    message = _UNCONFIRMED if batch.attempts else _UNSENT
-                    if batch.trouble:
-                        message = f"{_UNDELIVERED}; the last attempt: {batch.trouble}"
-                    self._losses.lose(lane, batch, LossReason.STOPPED, batch.status, message, now=now)
-                lane.make_due()
-                if lane.closed:
-                    unsent = Batch.of("", b"".join(segment.lines for segment in lane.closed), lane.waiting)
-                    self._losses.lose(lane, unsent, LossReason.STOPPED, None, _UNSENT, now=now)
-                self._schedule.remove(lane)
+        self._state = advance(TRACKER_TRANSITIONS, self._state, TrackerInput.ABANDON)
+        self._delivery.abandon()
+        if self._keeper is not None:
+            self._leave(self._keeper)
+            return
+        for lane in self._schedule:
+            while lane.batches:
+                batch = lane.batches.pop()
+                message = _UNCONFIRMED if batch.attempts else _UNSENT
+                if batch.trouble:
+                    message = f"{_UNDELIVERED}; the last attempt: {batch.trouble}"
+                self._losses.lose(lane, batch, LossReason.STOPPED, batch.status, message, now=now)
+            lane.make_due()
+            if lane.closed:
+                unsent = Batch.of("", b"".join(segment.lines for segment in lane.closed), lane.waiting)
+                self._losses.lose(lane, unsent, LossReason.STOPPED, None, _UNSENT, now=now)
+            self._schedule.remove(lane)
 
+    @in_turn
     def set_auth_key(self, stream: str, auth_key: AuthKey, *, now: float) -> None:
         """Sign *stream* with *auth_key* from now on, what waits included; a parked lane goes on.
 
@@ -300,55 +311,57 @@ class TrackerCore:
         if auth_key is None:
             raise TypeError("auth_key must be an AuthKey, not None")
         check_key(auth_key)
-        with self._turn:
-            if self._recording is not None and self._recording.writing:
-                self._new_keys.append((stream, auth_key))  # each record says which key its event has
-            else:
-                self._set_key(stream, auth_key)
+        if self._recording is not None and self._recording.writing:
+            self._new_keys.append((stream, auth_key))  # each record says which key its event has
+        else:
+            self._set_key(stream, auth_key)
 
     # -- what the world reports -----------------------------------------------------------------------
 
+    @in_turn
     def response_received(self, batch_id: str, reply: Reply, *, now: float, unit: float) -> None:
         """The batch was answered.  An id that has its outcome already is ignored."""
-        with self._turn:
-            self._delivery.answered(batch_id, reply, now=now, unit=unit)
+        self._delivery.answered(batch_id, reply, now=now, unit=unit)
 
+    @in_turn
     def send_failed(self, batch_id: str, error: RemoteError, *, now: float, unit: float) -> None:
         """The batch came to no answer; whether it was stored is unknown, so the same bytes go again."""
-        with self._turn:
-            self._delivery.failed(batch_id, error, now=now, unit=unit)
+        self._delivery.failed(batch_id, error, now=now, unit=unit)
 
     # -- what to do, and when to come back ------------------------------------------------------------
 
+    @in_turn
     def next_command(self, *, now: float) -> Command | None:
         """The next thing to do, or None for nothing before :meth:`next_deadline`."""
-        with self._turn:
-            if self._losses.reports:
-                return self._losses.reports.popleft()
-            if self._delivery.parked:
-                return self._delivery.parked.popleft()
-            while (lane := self._schedule.take_timed(now)) is not None:
-                if lane.state is LaneState.FILLING:
-                    self._schedule.make_due(lane)
-                else:
-                    self._schedule.make_ready(lane)
-            # While the disk may still take what was accepted there is something to wait for.
-            settled = not self._schedule and (self._recording is None or self._recording.idle)
-            if settled and self._state is TrackerState.DRAINING:
-                self._state = advance(TRACKER_TRANSITIONS, self._state, TrackerInput.ALL_SETTLED)
-            return None if self._state is TrackerState.CLOSED else self._delivery.next_request(now)
+        if self._losses.reports:
+            return self._losses.reports.popleft()
+        if self._delivery.parked:
+            return self._delivery.parked.popleft()
+        while (lane := self._schedule.take_timed(now)) is not None:
+            if lane.state is LaneState.FILLING:
+                self._schedule.make_due(lane)
+            else:
+                self._schedule.make_ready(lane)
+        # While the disk may still take what was accepted there is something to wait for.
+        settled = not self._schedule and (self._recording is None or self._recording.idle)
+        if settled and self._state is TrackerState.DRAINING:
+            self._state = advance(TRACKER_TRANSITIONS, self._state, TrackerInput.ALL_SETTLED)
+        return None if self._state is TrackerState.CLOSED else self._delivery.next_request(now)
 
     def next_deadline(self) -> float | None:
         """When to call :meth:`next_command` again though nothing happens, or None for never.
 
         Minus infinity if it was not pulled until None: there is more to do now, for another sender, say.
         """
-        with self._turn:
-            timer = self._schedule.next_timer()
-            deadline = inf if timer is None else timer
-            to_tell = self._losses.reports or self._delivery.parked
-            self._told_deadline = -inf if to_tell else min(deadline, self._delivery.may_send_at())
+        self._find_deadline()  # what has interrupted that is taken up at its end, and counts
         return None if self._told_deadline == inf else self._told_deadline
+
+    @in_turn
+    def _find_deadline(self) -> None:
+        timer = self._schedule.next_timer()
+        deadline = inf if timer is None else timer
+        to_tell = self._losses.reports or self._delivery.parked
+        self._told_deadline = -inf if to_tell else min(deadline, self._delivery.may_send_at())
 
     @property
     def state(self) -> TrackerState:
@@ -470,160 +483,176 @@ class TrackerCore:
 
     # -- the backlog ------------------------------------------------------------------------------------
 
+    @in_turn
     def restore(self, recovered: Recovered, *, now: float) -> None:
         """Go on with what a backlog held when it was opened; to be called before anything else is."""
-        with self._turn:
-            assert self._keeper is not None
-            lanes: dict[Lane, list[Batch]] = {}
-            for kept in recovered.batches:
-                batch = self._keeper.restore(kept)
-                self._ledger.restore(batch.events, batch.size)
-                lanes.setdefault(self._restored_lane(kept.stream, kept.fingerprint), []).append(batch)
-            for lane, batches in lanes.items():
-                self._admission.add_kept(lane, batches)
-            for records in recovered.records:
-                lane = self._restored_lane(records.stream, records.fingerprint)
-                lanes[lane] = []
-                self._admission.restore_records(lane, records, now)
-            for lane in lanes:
-                if lane.key is None and lane.fingerprint is not None:
-                    lane.fire(LaneInput.NO_KEY)
-                    message = f"events that were kept wait for the key {lane.fingerprint}, which was not given"
-                    self._delivery.parked.append(ReportParked(stream=lane.stream, status=None, message=message))
-                else:
-                    self._schedule.make_ready(lane)
-            self._keeper.begin_after(recovered.generation)
-            if recovered.damaged:
-                self._losses.lose_damaged(recovered.damaged, now=now)
+        assert self._keeper is not None
+        lanes: dict[Lane, list[Batch]] = {}
+        for kept in recovered.batches:
+            batch = self._keeper.restore(kept)
+            self._ledger.restore(batch.events, batch.size)
+            lanes.setdefault(self._restored_lane(kept.stream, kept.fingerprint), []).append(batch)
+        for lane, batches in lanes.items():
+            self._admission.add_kept(lane, batches)
+        for records in recovered.records:
+            lane = self._restored_lane(records.stream, records.fingerprint)
+            lanes[lane] = []
+            self._admission.restore_records(lane, records, now)
+        for lane in lanes:
+            if lane.key is None and lane.fingerprint is not None:
+                lane.fire(LaneInput.NO_KEY)
+                message = f"events that were kept wait for the key {lane.fingerprint}, which was not given"
+                self._delivery.parked.append(ReportParked(stream=lane.stream, status=None, message=message))
+            else:
+                self._schedule.make_ready(lane)
+        self._keeper.begin_after(recovered.generation)
+        if recovered.damaged:
+            self._losses.lose_damaged(recovered.damaged, now=now)
+
+    @property
+    def writes_records(self) -> bool:
+        """Whether some that :meth:`next_records` gave are neither written nor refused nor put off yet."""
+        return self._recording is not None and self._recording.writing
 
     @property
     def last_record(self) -> Record | None:
         """The last one that is still to be written though its ``track`` has returned; all before it come first."""
         return None if self._recording is None else self._recording.last
 
+    @in_turn
     def next_records(self, *, now: float) -> Records | None:
         """Records to be written, or None if there are none, or others are being written."""
-        with self._turn:
-            return None if self._recording is None else self._recording.take(now, self._admission.lane_of)
+        return None if self._recording is None else self._recording.take(now, self._admission.lane_of)
 
     def records_written(self, *, now: float) -> bool:
-        """What :meth:`next_records` gave is written; return whether a driver must look again."""
+        """What :meth:`next_records` gave is written; return whether a driver must look again.
+
+        To call it again, after a signal handler has raised in it, goes on where that was.
+        """
         if self._busy:
             raise LocalError(_INTERRUPTED)
-        self._busy = True  # not with a turn: this is for each event
+        self._busy = True  # written out, since this is for each event
         try:
-            assert self._recording is not None
-            assert self._keeper is not None
-            written, size = self._recording.written()
-            closed = self._state is _CLOSED
-            # Who waits for the end of it all may end; and records that nobody waits for are to be written by somebody.
-            sooner = closed or self._recording.last is not None
-            enter = self._leave_written if closed else self._admission.enter
-            for record, _ in written:
-                record.state = _ACCEPTED
-                when = enter(record)
-                if when != inf or self._admission.woken:
-                    sooner |= self._sooner(when)
-            if self._keeper.written(size) and not closed:
-                self._admission.seal_all()
-                self._keeper.begin_generation()
-                sooner = True
-            if self._new_keys:
-                self._set_new_keys()
-            return sooner
+            return self._enter_written()
         finally:
             self._busy = False
             if self._interrupting or self.late:
                 self._take_up_interrupting()
 
+    def _enter_written(self) -> bool:
+        recording, admission = self._recording, self._admission
+        assert recording is not None
+        closed = self._state is _CLOSED
+        enter = self._leave_written if closed else admission.enter
+        sooner = closed  # who waits for the end of it all may end
+        for record in recording.written():
+            if record.state is not _ACCEPTED:
+                when = enter(record)
+                if when != inf or admission.woken:
+                    sooner |= self._sooner(when)
+        if recording.entered() and not closed:
+            assert self._keeper is not None
+            admission.seal_all()
+            self._keeper.begin_generation()
+            sooner = True
+        if self._new_keys:
+            self._set_new_keys()
+        return sooner or recording.last is not None  # which somebody has to write
+
+    @in_turn
     def records_refused(self, trouble: str, *, now: float) -> None:
         """What :meth:`next_records` gave could not be written; ``on_full`` says what becomes of the events."""
-        with self._turn:
-            assert self._recording is not None
-            assert self._keeper is not None
-            message = f"the backlog cannot be written: {trouble}"
-            for record in self._recording.refused(message, now):
-                closed = self._state is TrackerState.CLOSED
-                if self._options.on_full is OnFull.BLOCK and not closed:
-                    continue
-                self._recording.take_back(record)
-                if not record.waits and not closed and self._options.on_full is OnFull.RAISE:
-                    # It was accepted, so better in memory alone than lost.  Its number counts, or marks would lie.
-                    self._keeper.number(self._admission.lane_of(record).address)
-                    record.state = RecordState.ACCEPTED
-                    self._admission.enter(record)
-                    self._unrecorded = True
-                    continue
-                self._ledger.unreserve(len(record.line))
-                if record.waits and (closed or self._options.on_full is OnFull.RAISE):
-                    continue
-                reason = LossReason.STOPPED if closed else LossReason.BACKLOG_FULL
-                self._losses.lose_at_once(record.stream, record.line, reason, message, now=now, receipt=record.receipt)
-                record.state = RecordState.ACCEPTED
-            if self._state is TrackerState.CLOSED:
-                self._recording.hurry()  # nobody will be there after a pause to write those that came meanwhile
-            self._set_new_keys()
+        assert self._recording is not None
+        assert self._keeper is not None
+        message = f"the backlog cannot be written: {trouble}"
+        for record in self._recording.refused(message, now):
+            closed = self._state is TrackerState.CLOSED
+            if self._options.on_full is OnFull.BLOCK and not closed:
+                continue
+            self._recording.take_back(record)
+            if not record.waits and not closed and self._options.on_full is OnFull.RAISE:
+                # It was accepted, so better in memory alone than lost.  Its number counts, or marks would lie.
+                address = self._admission.lane_of(record).address
+                self._keeper.give_numbers({address: self._keeper.last_number(address) + 1})
+                self._admission.enter(record)
+                self._unrecorded = True
+                continue
+            self._ledger.unreserve(len(record.line))
+            if record.waits and (closed or self._options.on_full is OnFull.RAISE):
+                continue
+            reason = LossReason.STOPPED if closed else LossReason.BACKLOG_FULL
+            self._losses.lose_at_once(record.stream, record.line, reason, message, now=now, receipt=record.receipt)
+            record.state = RecordState.ACCEPTED
+        if self._state is TrackerState.CLOSED:
+            self._recording.hurry()  # nobody will be there after a pause to write those that came meanwhile
+        self._set_new_keys()
 
-    def records_put_off(self, records: Records) -> None:
-        """Whoever was to write *records* did not come to it, through no fault of the disk: they come again."""
-        with self._turn:
-            assert self._recording is not None
-            self._recording.put_off(records)
-            self._set_new_keys()
+    @in_turn
+    def records_put_off(self) -> bool:
+        """Nobody writes what :meth:`next_records` gave, through no fault of the disk: it comes again.
 
+        What is written already, as :meth:`records_written` was told before something was raised in it, is accepted.
+        Returns whether a driver must look again.
+        """
+        assert self._recording is not None
+        if not self._recording.put_off():
+            return self._enter_written()
+        self._set_new_keys()
+        return True
+
+    @in_turn
     def next_backlog_command(self, *, now: float, records: bool = True) -> BacklogCommand | None:
         """What the backlog is to do next, or None for nothing before :meth:`next_backlog_deadline`.
 
         Records come last, or not at all where somebody else looks after them: those that wait for theirs never stop.
         """
-        with self._turn:
-            if self._keeper is None:
-                return None
-            loads = self._delivery.loads
-            command: BacklogCommand | None = loads.popleft() if loads else self._keeper.update(now)
-            if command is None and records and self._recording is not None:
-                command = self._recording.take(now, self._admission.lane_of)
-            return command
+        if self._keeper is None:
+            return None
+        loads = self._delivery.loads
+        command: BacklogCommand | None = loads.popleft() if loads else self._keeper.update(now)
+        if command is None and records and self._recording is not None:
+            command = self._recording.take(now, self._admission.lane_of)
+        return command
 
     def next_backlog_deadline(self, *, records: bool = True) -> float | None:
         """When to call :meth:`next_backlog_command` again though nothing happens; as :meth:`next_deadline`."""
-        with self._turn:
-            pass  # what has interrupted this call is taken up at its end, and counts
+        if self._busy:
+            raise LocalError(_INTERRUPTED)
         if self._delivery.loads:
             return -inf
         parts = (self._keeper, self._recording if records else None)
         deadlines = [part.deadline() for part in parts if part is not None]
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
+    @in_turn
     def backlog_updated(self) -> None:
         """The update was made."""
-        with self._turn:
-            assert self._keeper is not None
-            self._keeper.updated(self._admission.resident)
-            self._delivery.back_from_backlog()
+        assert self._keeper is not None
+        self._keeper.updated(self._admission.resident)
+        self._delivery.back_from_backlog()
 
+    @in_turn
     def backlog_failed(self, trouble: str, *, now: float) -> None:
         """The update was not made, or nobody knows.  It comes again; meanwhile batches are sent though not kept."""
-        with self._turn:
-            assert self._keeper is not None
-            self._keeper.failed(now)
-            self._delivery.back_from_backlog()
-            if self._state is TrackerState.CLOSED:
-                message = f"{_UNDELIVERED}, and the backlog cannot be written: {trouble}"
-                for lane, batch in self._keeper.give_up(all_=self._recording is None or self._unrecorded):
-                    after = lane.take_out(batch)
-                    self._losses.lose(lane, batch, LossReason.STOPPED, batch.status, message, now=now, after=after)
-                self._keeper.give_up(all_=False)  # what it would have been told of these
+        assert self._keeper is not None
+        self._keeper.failed(now)
+        self._delivery.back_from_backlog()
+        if self._state is TrackerState.CLOSED:
+            message = f"{_UNDELIVERED}, and the backlog cannot be written: {trouble}"
+            for lane, batch in self._keeper.give_up(all_=self._recording is None or self._unrecorded):
+                after = lane.take_out(batch)
+                self._losses.lose(lane, batch, LossReason.STOPPED, batch.status, message, now=now, after=after)
+            self._keeper.give_up(all_=False)  # what it would have been told of these
 
+    @in_turn
     def batch_loaded(self, batch_id: str, lines: bytes) -> None:
         """The events of a batch, as the backlog has kept them."""
-        with self._turn:
-            self._delivery.loaded(batch_id, lines)
+        self._delivery.loaded(batch_id, lines)
 
+    @in_turn
     def batch_unreadable(self, batch_id: str, trouble: str, *, now: float) -> None:
         """The events of a batch cannot be read any more."""
-        with self._turn:
-            self._delivery.unreadable(batch_id, trouble, now=now)
+        self._delivery.unreadable(batch_id, trouble, now=now)
 
     def _restored_lane(self, stream: str, fingerprint: str | None) -> Lane:
         lane = self._schedule.at((stream, fingerprint))
@@ -635,6 +664,7 @@ class TrackerCore:
 
     def _leave_written(self, record: Record) -> float:
         """The tracker is closed: the event of *record* stays where it is written."""
+        record.state = _ACCEPTED
         self._ledger.unreserve(len(record.line))
         self._ledger.leave(1, len(record.line))
         if record.receipt is not None:

@@ -59,8 +59,8 @@ class _Call:
     gate: threading.Lock
     """What it waits at; another each time, since one may be opened for more than one reason."""
 
-    def __init__(self) -> None:
-        self.until: float | None = None
+    def __init__(self, until: float | None = None) -> None:
+        self.until = until
         """When it waits no more for a disk that does not take its record."""
         self.wake = inf
         """When it looks again though nobody wakes it."""
@@ -144,6 +144,7 @@ class Keeping:
         call: _Call | None = None
         record: Record | None = None
         records: Records | None = None
+        written = False
         try:
             while True:
                 with self._lock:
@@ -151,17 +152,23 @@ class Keeping:
                         if key is None and receipt is None and self._writer is None and not interrupts:
                             record, records = self._core.admit_quickly(stream, line, now=self._now())
                         if record is None:
-                            admit = partial(self._admit, stream, line, key, receipt, waits=not interrupts)
-                            record = admit() if take_in is None else take_in(admit)
+                            admit = partial(self._admit, stream, line, key, receipt)
+                            if take_in is None:
+                                record = admit()
+                            else:  # there was no room, and to wait for that takes of the same time
+                                call = _Call(self._until(self._now()))
+                                record = take_in(admit)
                             if record is None or interrupts:
                                 self._work_came()
                                 return None
+                        record.waits = True  # not before: if this was left meanwhile, nobody would write it
                     if records is None and record.pending:
                         records = self._next_records()
                     if records is not None:
                         self._writer = me
                     else:
-                        call = call or _Call()
+                        if call is None:
+                            call = _Call()
                         if not record.pending or not self._may_wait_on(record, call):
                             self._calls.pop(record, None)
                             return record
@@ -174,38 +181,53 @@ class Keeping:
                 trouble: str | None = None
                 try:
                     self._backlog.append(records)
-                except Exception as error:
+                    written = True
+                except OSError as error:
+                    if error.errno is None:  # a handler's own, such as a TimeoutError
+                        raise
                     trouble = _words(error)
                 with self._lock:
                     self._appended(trouble)
                     self._writer = records = None
+                    written = False
                     woken = self._end_writing() if self._calls or self._waiting or self._finished else ()
                 for other in woken:
                     self._clock.open(other.gate)
                 if record.state is _ACCEPTED:
                     return record
-        except BaseException:  # Ctrl-C, say, while the disk is slow, whose fault that is not
+        except BaseException:  # Ctrl-C, say, or a time limit, wherever it comes
             with self._lock:
-                if records is not None:
-                    self._core.records_put_off(records)
+                if self._writer == me and not interrupts:
+                    if written and self._core.writes_records:
+                        self._core.records_written(now=self._now())
+                    self._writer = None
+                self._put_off()
                 if record is not None:
                     self._calls.pop(record, None)
-                    self._core.take_back(record)
-                    self._work_came()
-                if self._writer == me:
-                    self._writer = None
+                    if not self._core.take_back(record):
+                        record.waits = False
+                self._work_came()
                 woken = self._end_writing()
             for other in woken:
                 self._clock.open(other.gate)
             raise
 
-    def _admit(
-        self, stream: str, line: bytes, key: AuthKey | None, receipt: Receipt | None, *, waits: bool
-    ) -> Record | None:
-        return self._core.admit(stream, line, key, now=self._now(), waits=waits, receipt=receipt)
+    def _admit(self, stream: str, line: bytes, key: AuthKey | None, receipt: Receipt | None) -> Record | None:
+        return self._core.admit(stream, line, key, now=self._now(), waits=False, receipt=receipt)
 
     def _next_records(self) -> Records | None:
-        return None if self._writer is not None else self._core.next_records(now=self._now())
+        if self._writer is not None:
+            return None
+        self._put_off()
+        return self._core.next_records(now=self._now())
+
+    def _until(self, now: float) -> float:
+        return inf if self._block_timeout is None else now + self._block_timeout
+
+    def _put_off(self) -> None:
+        """See that records come again which were given to a call that was left before it could say so."""
+        if self._writer is None and self._core.writes_records and self._core.records_put_off():
+            self._work_came()
 
     def _end_writing(self) -> list[_Call]:
         """Give the calls that may go on; of those that must wait on, one, which writes for the rest."""
@@ -217,9 +239,10 @@ class Keeping:
                 woken.append(call)
             elif record.trouble:
                 woken.append(call)
-            elif writer is None:
-                writer = call
-                woken.insert(0, call)
+            else:
+                writer = call  # the last: an earlier one may be interrupted by it, and cannot go on before
+        if writer is not None:
+            woken.insert(0, writer)
         if self._waiting:
             self._clock.notify_all(self._written)
         if self._finished:
@@ -232,7 +255,7 @@ class Keeping:
         call.wake = now + LOOK_AGAIN
         if record.trouble:
             if call.until is None:
-                call.until = inf if self._block_timeout is None else now + self._block_timeout
+                call.until = self._until(now)
             if (now >= call.until or not self._may_wait()) and self._core.take_back(record):
                 return False
             retry = self._core.next_backlog_deadline()
@@ -302,7 +325,14 @@ class Keeping:
     def next_command(self) -> BacklogCommand | None:
         """What is to be done for the core now."""
         with self._lock:
-            return self._core.next_backlog_command(now=self._now(), records=self._unheard)
+            return self._next_work()
+
+    def _next_work(self) -> BacklogCommand | None:
+        self._put_off()
+        command = self._core.next_backlog_command(now=self._now(), records=self._unheard)
+        if isinstance(command, Records):
+            self._writer = threading.get_ident()
+        return command
 
     @property
     def _unheard(self) -> bool:
@@ -333,7 +363,7 @@ class Keeping:
         with self._lock:
             while not self._left:
                 self._woken = False
-                command = self._core.next_backlog_command(now=self._now(), records=self._unheard)
+                command = self._next_work()
                 if command is not None:
                     self._at_work = True
                     return command
@@ -370,6 +400,7 @@ class Keeping:
                     trouble = _words(error)
                 with self._lock:
                     self._appended(trouble)
+                    self._writer = None
             case UpdateBacklog():
                 try:
                     self._backlog.update(command)

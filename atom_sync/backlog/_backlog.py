@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import sqlite3
@@ -244,7 +245,7 @@ class OpenBacklog:
 
 
 def _closed(records: Records) -> None:
-    raise OSError("the backlog is closed")
+    raise OSError(errno.EBADF, "the backlog is closed")
 
 
 class Segment:

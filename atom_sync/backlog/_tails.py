@@ -61,21 +61,22 @@ class Tails:
             self._begin(records.generation)
         assert self._fd is not None
         data = records.data
+        size = len(data)
         self._doubtful = True
         try:
             written = os.write(self._fd, data)
-            while written < len(data):
+            while written < size:
                 written += os.write(self._fd, data[written:])
             if self._sync:
                 self._distrusted = True
                 os.fdatasync(self._fd) if hasattr(os, "fdatasync") else os.fsync(self._fd)
                 self._distrusted = False
-        except BaseException:  # a signal handler may raise here, too
+            self._size += size  # without a call until the end, in which a signal handler might raise
+            self._doubtful = False
+        except BaseException:  # one may raise before
             with contextlib.suppress(OSError):
                 self._cut_off()
             raise
-        self._size += len(data)
-        self._doubtful = False
 
     def forget_before(self, generation: int) -> None:
         """Delete the files of earlier generations, for good: they may be without their marks from now on."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import threading
 from collections.abc import Callable
@@ -117,7 +118,9 @@ class Opened:
             if seconds:
                 self._disk.sleep(seconds)
             if trouble := self._disk.fails(method):
-                raise OSError(trouble)
+                error = OSError(trouble)
+                error.errno = errno.ENOSPC
+                raise error
             work()
         finally:
             self._busy[method] = False

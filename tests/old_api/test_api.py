@@ -22,6 +22,7 @@ from benches import KEY, Bench, VirtualClock
 
 from atom_anyio.collector import Collector
 from atom_sansio import ConnectionFailed, Reply, Request
+from atom_sansio._tracker import in_turn
 from atom_sync import SocketTransport
 from ironsource.atom import atom_logger, config
 from ironsource.atom._callback import read_callback
@@ -559,8 +560,7 @@ def test_track_that_interrupts(bench: MakeBench, monkeypatch: pytest.MonkeyPatch
 
     def interrupt(core: OldCore, stream: str) -> int:
         monkeypatch.setattr(OldCore, "pending_of", original)
-        with core._turn:
-            b.tracker.track("s", "2")
+        in_turn(lambda core: b.tracker.track("s", "2"))(core)
         return original(core, stream)
 
     monkeypatch.setattr(OldCore, "pending_of", interrupt)

@@ -78,6 +78,9 @@ class Disk:
         return Recovered(batches=tuple(batches), records=tuple(records), generation=max(generations, default=0))
 
 
+GENERATION_SIZE = keeper_module.GENERATION_SIZE
+
+
 class Machine(RuleBasedStateMachine):
     """Programs that track, crash and begin again over one backlog, and a collector that stores a batch id once."""
 
@@ -327,9 +330,14 @@ class Machine(RuleBasedStateMachine):
         assert statistics.pending_bytes >= 0
 
     def teardown(self) -> None:
+        if hasattr(self, "core"):
+            try:
+                self._end()
+            finally:
+                keeper_module.GENERATION_SIZE = GENERATION_SIZE  # type: ignore[misc]
+
+    def _end(self) -> None:
         """When faults end, all is delivered."""
-        if not hasattr(self, "core"):
-            return
         self.disk_fails = False
         for _ in range(300):
             self._write(fail=False)

@@ -350,8 +350,10 @@ class TestLanes:
         for key in (None, AuthKey("k")):
             with pytest.raises((TypeError, ValueError), match="stream"):
                 t.core.track(stream, 1, key, now=0.0)
-        with t.core._turn, pytest.raises((TypeError, ValueError), match="stream"):
+        t.core._busy = True
+        with pytest.raises((TypeError, ValueError), match="stream"):
             t.core.track(stream, 1, now=0.0)
+        t.core._busy = False
         assert t.ledger() == (0, 0, 0, 0)
         assert t.core.statistics().lanes == 0
 

@@ -79,6 +79,7 @@ class Keeping:
         if key is None and world.plan.quick and self.writing is None and not interrupts:
             record, records = world.call(partial(core.admit_quickly, stream, line, now=world.now))
             if record is not None:
+                record.waits = True
                 kept.limbo[number] = True
                 self.waiting.append((number, record))
                 self._write(records, (number, record))
@@ -134,7 +135,7 @@ class Keeping:
         writer = self._writer
         if writer is not None and world.interrupts():
             if world.timing.random() < 0.3:
-                self._leave(records, *writer)
+                self._leave(*writer)
                 return
             world.interrupt_writer()
         self.writing = self._writer = None
@@ -164,17 +165,17 @@ class Keeping:
                 world.program.woken = True
             if writer is not None and world.interrupts():  # it is left just after that
                 with world.lock():
-                    core.records_put_off(records)
+                    core.records_put_off()
                     must(not core.take_back(writer[1]), "I9: taken back, though it is written")
         self._wrote()
 
-    def _leave(self, records: Records, number: int, record: Record) -> None:
+    def _leave(self, number: int, record: Record) -> None:
         """The call that writes is left by an exception; what it began to write is not on the disk."""
         world, core, kept = self._world, self._core, self._kept
         world.note("left", number)
         self.writing = self._writer = None
         self._written = []
-        world.call(partial(core.records_put_off, records))
+        world.call(core.records_put_off)
         must(world.call(partial(core.take_back, record)), "I9: not taken back, though it is not written")
         del kept.limbo[number]
         self.waiting.remove((number, record))

@@ -22,6 +22,7 @@ from atom_sansio import (
 )
 from atom_sansio import verdict as modern_verdict
 from atom_sansio._lane import Lane
+from atom_sansio._tracker import in_turn
 from atom_sync import Tracker
 from atom_sync._clock import Clock
 from atom_sync._signals import stop_on_signals
@@ -96,12 +97,12 @@ class OldCore(TrackerCore):
         state.keys[auth_key or self._options.auth_key] = None
         return look_again
 
+    @in_turn
     def send_now(self, stream: str) -> None:
         """Have what waits of *stream* sent without waiting for full batches.  What is under way comes first."""
-        with self._turn:
-            for lane in self._lanes_of(stream):
-                if lane.state is LaneState.FILLING:
-                    self._schedule.make_due(lane)
+        for lane in self._lanes_of(stream):
+            if lane.state is LaneState.FILLING:
+                self._schedule.make_due(lane)
 
     def pending_of(self, stream: str) -> int:
         """Events of *stream* without an outcome."""
@@ -172,3 +173,4 @@ class OldTracker(Tracker):
             data=data,
         )
         self._reporter.put(ReportLoss(loss=loss))
+        self._reporter.tell()
