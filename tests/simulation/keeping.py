@@ -231,18 +231,17 @@ class Keeping:
     # -- the rest -----------------------------------------------------------------------------------------
 
     def look(self) -> None:
-        """Have done what the core asks for now."""
-        if self.working is not None or self.finished:
-            return
+        """Have done what the core asks for now: by who waits for a record, and by the worker, unless it is at work."""
         core, world = self._core, self._world
         before, world.locked = world.locked, True
-        deadline = core.next_backlog_deadline(records=self._unheard)
-        retry = core.next_backlog_deadline() if self.waiting else None
+        retry = core.next_backlog_deadline() if self.waiting and self.writing is None else None
+        idle = self.working is None and not self.finished
+        deadline = core.next_backlog_deadline(records=self._unheard) if idle else None
         world.locked = before
+        if retry is not None:
+            self._write_by(max(world.now, retry))
         if deadline is not None:
             self._work_by(max(world.now, deadline))
-        if retry is not None and retry > world.now:
-            self._write_by(retry)
 
     @property
     def _unheard(self) -> bool:
