@@ -33,6 +33,7 @@ from atom_sansio import (
     OnFull,
     Options,
     Receipt,
+    Refused,
     RemoteError,
     Reply,
     ReplyError,
@@ -263,7 +264,16 @@ class World:
         try:
             self._fault_phase()
             self._liveness_phase()
-        except (Violation, AssertionError, LocalError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+        except (
+            Violation,
+            AssertionError,
+            LocalError,
+            Refused,
+            ArithmeticError,
+            LookupError,
+            TypeError,
+            ValueError,
+        ) as error:
             raise Failure(self._explain(error)) from error
         finally:
             keeper_module.GENERATION_SIZE, keeper_module._SLACK = constants  # type: ignore[misc]
@@ -809,8 +819,10 @@ class World:
             pulled += 1
             must(pulled <= 3 * len(self.oracle.shape_of) + 100, "I7: the core spins")
             if pulled == most:
-                if deadline is not None:
-                    self._pull_by(max(self.now, deadline) + self.timing.random() * 1e-3)
+                if deadline is not None or not isinstance(command, SendRequest):
+                    # Whoever has only told something comes back at once.
+                    when = self.now if deadline is None else max(self.now, deadline)
+                    self._pull_by(when + self.timing.random() * 1e-3)
                 return
 
     def _in_lanes(self) -> set[str]:
