@@ -289,3 +289,13 @@ def test_what_is_dropped_for_a_record() -> None:
     it.enter(it.record(b"2\n", "a"))
     it.record(b"3\n", "b")
     assert [lane.stream for lane in it.schedule] == ["a"]
+
+
+def test_behind_what_waits_already() -> None:
+    """Where a batch was cut shorter than what was to go with it, the rest waits first, and its time is not put off."""
+    it = Admitting(flush_interval=10.0)
+    assert it.put(b"1\n", now=1.0) == 11.0
+    it.lane().close_inlet()
+    assert it.put(b"2\n", now=5.0) == inf
+    assert it.lane().timer == 11.0
+    assert it.lane().waiting == 2
