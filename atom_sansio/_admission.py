@@ -101,19 +101,38 @@ class Admission:
             EventTooLarge, BacklogFull, TypeError, ValueError: see :meth:`TrackerCore.track`; nothing was accepted.
         """
         lane = self._lane(stream, auth_key)
-        self._check_size(lane, line)
+        size = len(line)
+        sure_size = (self._options.max_batch_bytes - lane.envelope) // 2  # fits however it is escaped
+        if size > sure_size:
+            self._check_size(lane, line)
         when = inf
-        if lane.inlet.lines and len(lane.inlet.lines) + len(line) > lane.full_size(self.max_bytes):
+        full_size = lane.full_size(self.max_bytes)
+        if lane.inlet.lines and len(lane.inlet.lines) + size > full_size:
             when = self._close_full(lane)
-        if not self._ledger.has_room(len(line)):
+        ledger = self._ledger
+        if not ledger.has_room(size):
             self._take_back_unused()
-            if not self._ledger.has_room(len(line)):
+            if not ledger.has_room(size):
                 when = -inf
                 if not self._make_room(lane, line, now, receipt):
                     return when
-        when = min(when, self._put_in(lane, line, now))
+        if lane.inlet is NO_INLET:
+            when = min(when, self._open_inlet(lane, now))
+        inlet = lane.inlet
+        inlet.max_size = 0  # nobody else appends to it just now
+        max_events = self._options.max_batch_events
+        want_bytes = full_size if lane.closed else min(full_size, max(_LEAST_LENT, 2 * (len(inlet.lines) + size)))
+        ledger.lend(inlet, size, want_bytes=want_bytes, want_events=max_events)
+        inlet.append(line)
         if receipt is not None:
             lane.join_receipt(receipt)
+        held = len(inlet.lines)
+        if inlet.lent_bytes > held or inlet.lent_events > inlet.events:
+            self._some_unused = True
+        if inlet.events >= max_events or held >= full_size:
+            return min(when, self._close_full(lane))
+        inlet.max_events = min(inlet.lent_events, max_events - 1)  # the last of a batch comes here
+        inlet.max_size = min(inlet.lent_bytes, full_size, held + sure_size)
         return when
 
     def admit(
@@ -132,7 +151,8 @@ class Admission:
             EventTooLarge, BacklogFull, TypeError, ValueError: as :meth:`accept`.
         """
         lane = self._lane(stream, auth_key)
-        self._check_size(lane, line)
+        if len(line) > (self._options.max_batch_bytes - lane.envelope) // 2:  # or it fits however it is escaped
+            self._check_size(lane, line)
         if not self._ledger.has_room(len(line)):
             if not self._make_room(lane, line, now, receipt):
                 return None
@@ -176,26 +196,6 @@ class Admission:
             return min(when, self._close_full(lane))
         return when
 
-    def _put_in(self, lane: Lane, line: bytes, now: float) -> float:
-        """Put an event in for which there is room."""
-        size = len(line)
-        when = self._open_inlet(lane, now) if lane.inlet is NO_INLET else inf
-        full_size = lane.full_size(self.max_bytes)
-        inlet = lane.inlet
-        inlet.max_size = 0  # nobody else appends to it just now
-        max_events = self._options.max_batch_events
-        want_bytes = full_size if lane.closed else min(full_size, max(_LEAST_LENT, 2 * (len(inlet.lines) + size)))
-        self._ledger.lend(inlet, size, want_bytes=want_bytes, want_events=max_events)
-        inlet.append(line)
-        if inlet.lent_bytes > len(inlet.lines) or inlet.lent_events > inlet.events:
-            self._some_unused = True
-        if inlet.events >= max_events or len(inlet.lines) >= full_size:
-            return min(when, self._close_full(lane))
-        inlet.max_events = min(inlet.lent_events, max_events - 1)  # the last of a batch comes here
-        sure_size = (self._options.max_batch_bytes - lane.envelope) // 2  # fits however it is escaped
-        inlet.max_size = min(inlet.lent_bytes, full_size, len(inlet.lines) + sure_size)
-        return when
-
     def _open_inlet(self, lane: Lane, now: float) -> float:
         lane.inlet = Inlet(self._ledger, lane.stream, now)
         return self._begin_to_wait(lane, now)
@@ -218,8 +218,6 @@ class Admission:
         return lane
 
     def _check_size(self, lane: Lane, line: bytes) -> None:
-        if len(line) <= (self._options.max_batch_bytes - lane.envelope) // 2:  # fits however it is escaped
-            return
         size = lane.envelope + escaped_size(line)
         if size > self._options.max_batch_bytes:
             raise EventTooLarge(

@@ -86,9 +86,12 @@ class Delivery:
 
     def _next_lane(self, now: float) -> Lane | None:
         """The lane that may send now, taken off its queue, or None."""
-        if now < self.may_send_at():
+        if self._breaker.retry_at is None:
+            if len(self._in_flight) + len(self._at_backlog) >= self._options.max_in_flight:
+                return None
+        elif now < self.may_send_at():
             return None
-        if self._breaker.retry_at is not None:
+        else:
             # A lane that has not failed goes first: it may be in no trouble at all.
             return self._schedule.take_unfailed() or self._schedule.take_retry()
         return self._schedule.take() if now >= self._budget.next_at else self._schedule.take_unfailed()

@@ -80,8 +80,9 @@ class Intake(Generic[R]):
         events = inlet.events
         if events >= inlet.max_events or len(lines) + len(line) > inlet.max_size or auth_key is not receipt:  # type: ignore[comparison-overlap]
             # The last asks two things at once, since nearly always both are None.
-            auth_key = _hidden(auth_key)
-            return self._decide(stream, line, auth_key, bool(receipt))
+            if auth_key is not None:
+                auth_key = _hidden(auth_key)
+            return self._decide(stream, line, auth_key, receipt is not None and bool(receipt))
         inlet.events = events + 1
         lines += line
         # Since we looked it may have been closed, perhaps without this event, or what it was lent taken back.

@@ -148,6 +148,8 @@ class Schedule:
 
     def take(self) -> Lane | None:
         """The lane that has been ready for longest; off its queue it goes."""
+        if not self._retries:
+            return self.take_unfailed()
         ready, retries = self._first(self._ready), self._first(self._retries)
         if ready is None or (retries is not None and retries < ready):
             return self.take_retry()
@@ -155,15 +157,19 @@ class Schedule:
 
     def has_unfailed(self) -> bool:
         """Whether a lane is ready that has not failed lately."""
-        return self._first(self._ready) is not None
+        return bool(self._ready) and self._first(self._ready) is not None
 
     def take_unfailed(self) -> Lane | None:
         """Of the ready lanes that have not failed lately the first; off its queue it goes."""
-        return None if self._first(self._ready) is None else self._ready.popleft()[1]
+        while self._ready:
+            lane = self._ready.popleft()[1]
+            if lane in self._lanes:  # or it was emptied while it waited for its turn
+                return lane
+        return None
 
     def has_retry(self) -> bool:
         """Whether a lane is ready that has failed lately."""
-        return self._first(self._retries) is not None
+        return bool(self._retries) and self._first(self._retries) is not None
 
     def take_retry(self) -> Lane | None:
         """Of the ready lanes that have failed lately the first; off its queue it goes."""

@@ -45,6 +45,7 @@ from ._state import (
 )
 from ._verdict import Verdict, verdict
 
+_STOPPED: Final = "the tracker was stopped and takes no more events"
 _INTERRUPTED: Final = "only track() may interrupt another call, as from a signal handler or a finaliser"
 _OPEN: Final = TrackerState.OPEN
 _CLOSED: Final = TrackerState.CLOSED
@@ -179,7 +180,12 @@ class TrackerCore:
             return True  # the interrupted call, which takes it up, does not say so
         self._busy = True
         try:
-            return not line or self._accept(stream, line, auth_key, now, receipt)
+            if not line:
+                return True
+            if self._state is not _OPEN:
+                raise TrackerClosed(_STOPPED)
+            when = self._admission.accept(stream, line, auth_key, now, receipt)
+            return (when != inf or self._admission.woken) and self._sooner(when)
         finally:
             self._busy = False
             if self._interrupting or self.late:
@@ -207,7 +213,8 @@ class TrackerCore:
             return None
         self._busy = True
         try:
-            self._check_open()
+            if self._state is not _OPEN:
+                raise TrackerClosed(_STOPPED)
             assert self._recording is not None
             trouble = self._recording.pauses(now)
             if trouble and self._options.on_full is OnFull.RAISE:
@@ -402,15 +409,6 @@ class TrackerCore:
             requests=self._delivery.requests,
             failures=self._delivery.failures,
         )
-
-    def _accept(self, stream: str, line: bytes, auth_key: AuthKey | None, now: float, receipt: Receipt | None) -> bool:
-        """Take an event in; return whether there is something to do sooner than the driver was told."""
-        self._check_open()
-        return self._sooner(self._admission.accept(stream, line, auth_key, now, receipt))
-
-    def _check_open(self) -> None:
-        if self._state is not TrackerState.OPEN:
-            raise TrackerClosed("the tracker was stopped and takes no more events")
 
     def _sooner(self, when: float) -> bool:
         """Whether what is to be done at *when* is to be done sooner than the driver was told."""

@@ -172,7 +172,11 @@ class Tracker(Intake[Receipt]):
                 raise BacklogFull(record.trouble)
             return given
         with self._lock:
-            if self._take_in(stream, lambda: core.track_line(stream, line, key, now=self._now(), receipt=given)):
+            try:
+                look = core.track_line(stream, line, key, now=self._now(), receipt=given)
+            except BacklogFull:
+                look = self._take_in(stream, lambda: core.track_line(stream, line, key, now=self._now(), receipt=given))
+            if look:
                 self._wake()
                 self._notify_progress()  # an older event may have been dropped for this one
             elif not self._senders:  # the last attempt to start one failed
