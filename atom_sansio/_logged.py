@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable, Iterator
 
-from ._messages import ReportLoss, ReportParked
+from ._messages import Loss, ReportLoss, ReportParked
 
 
 def cause_and_words(report: ReportLoss | ReportParked) -> tuple[Hashable, str]:
@@ -23,3 +23,24 @@ def cause_and_words(report: ReportLoss | ReportParked) -> tuple[Hashable, str]:
         f"{loss.count} events of stream {loss.stream!r} are lost ({loss.reason.value}, status {loss.status}):"
         f" {loss.message}; losses of this kind are logged once, pass on_loss to see them all"
     )
+
+
+def causes_and_words(reports: Iterable[ReportLoss | ReportParked]) -> Iterator[tuple[Hashable, str]]:
+    """What is logged of *reports* in the end, when ``on_loss`` has not returned from them: once for each cause."""
+    losses: dict[Hashable, list[Loss]] = {}
+    for report in reports:
+        if isinstance(report, ReportLoss):
+            losses.setdefault((report.loss.reason, report.loss.status), []).append(report.loss)
+        else:
+            yield cause_and_words(report)
+    for cause, alike in losses.items():
+        first, others = alike[0], len({loss.stream for loss in alike}) - 1
+        more = "" if not others else f" and {others} other{'s' * (others > 1)}"
+        these = "this loss" if len(alike) == 1 else f"these {len(alike)} losses"
+        yield (
+            cause,
+            (
+                f"{sum(loss.count for loss in alike)} events of stream {first.stream!r}{more} are lost"
+                f" ({first.reason.value}, status {first.status}): {first.message}; on_loss has not returned from {these}"
+            ),
+        )

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 
 from atom_sansio import Loss, ReportLoss, ReportParked
-from atom_sansio._logged import cause_and_words
+from atom_sansio._logged import cause_and_words, causes_and_words
 
 from ._clock import Clock
 from ._late_imports import whole_imports
@@ -30,6 +30,7 @@ class Reporter:
         self._changed = threading.Condition()
         self._running = False
         self._teller: int | None = None  # the thread that calls on_loss
+        self._mute = False  # whether on_loss is called no more, unless a thread is at it
         self._held = 0
         self._untold = 0
         self._logged: set[object] = set()
@@ -46,7 +47,7 @@ class Reporter:
     def tell(self) -> None:
         """Have told soon what was put.  Where no thread can be started any more, it is told at once."""
         with self._changed:
-            if self._running:
+            if self._running or self._mute:
                 return
             self._running = True
         try:
@@ -64,27 +65,36 @@ class Reporter:
         try:
             self._clock.start(_nothing, "atom-reporter")
         except RuntimeError:
-            self._on_loss = None
+            self._mute = self._on_loss is not None
 
     def wait(self, until: float) -> bool:
         """Wait until all is told, but not past *until*, or if ``on_loss`` itself asks; return whether it is."""
         with self._changed:
             while (
-                self._teller != threading.get_ident() and (self._running or self._waiting) and self._clock.now() < until
+                self._teller != threading.get_ident()
+                and (self._running or (self._waiting and not self._mute))
+                and self._clock.now() < until
             ):
                 self._clock.wait(self._changed, until)
             return not (self._running or self._waiting)
 
     def give_up(self) -> None:
-        """The interpreter ends before ``on_loss`` has returned from these: log them, as if there were none.
+        """The interpreter ends before ``on_loss`` has returned from these: log how many they are, by cause.
 
         One that it was just called with is among them.  Nobody can know whether it came to its first line.
         """
         with self._changed:
             waiting = list(self._waiting)
             self._waiting.clear()
-        for report in waiting:
-            self._log_once(*cause_and_words(report))
+            untold, self._untold = self._untold, 0
+        if self._on_loss is None:
+            for report in waiting:
+                self._log_once(*cause_and_words(report))
+        else:
+            for cause, words in causes_and_words(waiting):
+                self._log_once(("untold", cause), words)
+        if untold:
+            _log(_too_slow(untold))
 
     def _run(self) -> None:
         self._teller = threading.get_ident()
@@ -109,7 +119,7 @@ class Reporter:
                     self._teller = None
                     self._clock.notify_all(self._changed)
                     return None
-            _log(f"on_loss is slower than losses come: it was not told of {untold}, which statistics() counts")
+            _log(_too_slow(untold))
 
     def _tell(self, report: ReportLoss | ReportParked) -> None:
         on_loss = self._on_loss
@@ -128,7 +138,18 @@ def _log(message: str, error: BaseException | None = None) -> None:
     with whole_imports():
         import logging  # not before there is something to log: most programs never see that
 
-    logging.getLogger("atom").error(message, exc_info=error)
+    logger = logging.getLogger("atom")
+    try:
+        logger.error(message, exc_info=error)
+    except BaseException:
+        # A handler of the user's, which is a callback like another: the next report is to be told all the same.  What
+        # was to be logged is shown as logging shows what goes wrong in its own handlers.
+        record = logger.makeRecord("atom", logging.ERROR, __file__, 0, message, (), None)
+        logging.Handler().handleError(record)
+
+
+def _too_slow(untold: int) -> str:
+    return f"on_loss is slower than losses come: it was not told of {untold}, which statistics() counts"
 
 
 def _size(report: ReportLoss | ReportParked) -> int:

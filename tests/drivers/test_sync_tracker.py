@@ -957,6 +957,26 @@ class TestExit:
         assert "1 events of stream 's' are lost (rejected" in child.stderr  # it has not returned
         assert "1 events of stream 't' are lost (rejected" in child.stderr
 
+    def test_callback_that_is_too_slow(self) -> None:
+        """Losses that on_loss has not returned from are logged as numbers, by cause, those too many to be held too."""
+        child = run_child(
+            """
+            atom_sync._tracker.EXIT_TIMEOUT = 0.2
+            atom_sync._reporter.MAX_HELD = 12
+            transport = MemoryTransport([422] * 5)
+            on_loss = lambda loss: threading.Event().wait()
+            tracker = Tracker("http://c.example", transport=transport, on_loss=on_loss)
+            for stream in "aabcd":
+                tracker.track(stream, 123)
+                tracker.flush()
+            """
+        )
+        assert child.stderr.splitlines() == [
+            "3 events of stream 'a' and 1 other are lost (rejected, status 422): status 422;"
+            " on_loss has not returned from these 3 losses",
+            "on_loss is slower than losses come: it was not told of 2, which statistics() counts",
+        ]
+
     def test_callback_that_outlives_a_stop(self) -> None:
         """Nor is it in silence that a program ends after ``stop()`` left on_loss behind."""
         child = run_child(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from typing import Any
 
@@ -113,3 +114,28 @@ def test_stop_in_on_loss() -> None:
     tracker.track("s", 1)
     tracker.flush()
     assert done.wait(60)
+
+
+def test_a_logging_handler_that_raises(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where what is to be logged finds a handler with a bug, the next losses are told, and stop() waits for nobody."""
+
+    class Raising(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise ValueError("the handler's")
+
+    told = []
+
+    def on_loss(loss: Loss) -> None:
+        told.append(loss.stream)
+        raise KeyError
+
+    monkeypatch.setattr(logging.getLogger("atom"), "handlers", [Raising()])
+    tracker = atom_sync.Tracker(ENDPOINT, transport=atom_sync.MemoryTransport([400] * 3), on_loss=on_loss)
+    for stream in "abc":
+        tracker.track(stream, 1)
+        tracker.flush()
+        assert tracker._reporter.wait(tracker._now() + 60)
+    assert told == ["a", "b", "c"]
+    tracker.stop(60)
+    assert "ValueError: the handler's" in (err := capsys.readouterr().err)
+    assert "on_loss raised KeyError" in err  # what was to be logged

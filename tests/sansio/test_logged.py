@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from atom_sansio import Loss, LossReason, ReportLoss, ReportParked
-from atom_sansio._logged import cause_and_words
+from atom_sansio._logged import cause_and_words, causes_and_words
 
 
-def loss(reason: LossReason = LossReason.REJECTED, status: int | None = 400, message: str = "no table") -> ReportLoss:
+def loss(
+    reason: LossReason = LossReason.REJECTED,
+    status: int | None = 400,
+    message: str = "no table",
+    stream: str = "clicks",
+) -> ReportLoss:
     return ReportLoss(
         loss=Loss(
-            stream="clicks",
+            stream=stream,
             lines=b"1\n2\n",
             count=2,
             reason=reason,
@@ -66,3 +71,24 @@ def test_kinds() -> None:
     assert len({cause_and_words(report)[0] for report in reports}) == len(reports)
     assert cause_and_words(loss(message="other"))[0] == cause_and_words(loss())[0]
     assert cause_and_words(parked(401, "other"))[0] == cause_and_words(parked(401))[0]
+
+
+def test_words_of_losses_that_on_loss_has_not_returned_from() -> None:
+    """They are counted by kind, and nobody who has passed on_loss is told to; a refused key is said as always."""
+    views, other = loss(message="other", stream="views"), loss(stream="other")
+    reports = [loss(), parked(403), loss(status=404), views, loss(), other]
+    assert list(causes_and_words(reports)) == [
+        cause_and_words(parked(403)),
+        (
+            (LossReason.REJECTED, 400),
+            "8 events of stream 'clicks' and 2 others are lost (rejected, status 400): no table;"
+            " on_loss has not returned from these 4 losses",
+        ),
+        (
+            (LossReason.REJECTED, 404),
+            "2 events of stream 'clicks' are lost (rejected, status 404): no table;"
+            " on_loss has not returned from this loss",
+        ),
+    ]
+    [(_, words)] = causes_and_words([loss(), views])
+    assert words.startswith("4 events of stream 'clicks' and 1 other are lost (rejected")
