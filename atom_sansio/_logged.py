@@ -37,10 +37,6 @@ def causes_and_words(reports: Iterable[ReportLoss | ReportParked]) -> Iterator[t
         first, others = alike[0], len({loss.stream for loss in alike}) - 1
         more = "" if not others else f" and {others} other{'s' * (others > 1)}"
         these = "this loss" if len(alike) == 1 else f"these {len(alike)} losses"
-        yield (
-            cause,
-            (
-                f"{sum(loss.count for loss in alike)} events of stream {first.stream!r}{more} are lost"
-                f" ({first.reason.value}, status {first.status}): {first.message}; on_loss has not returned from {these}"
-            ),
-        )
+        what = f"{sum(loss.count for loss in alike)} events of stream {first.stream!r}{more}"
+        why = f"{first.reason.value}, status {first.status}"
+        yield cause, f"{what} are lost ({why}): {first.message}; on_loss has not returned from {these}"

@@ -301,24 +301,26 @@ class Keeping:
             self._worker = None
             self.alone = True
 
-    def finish(self, until: float) -> None:
+    def finish(self, until: float, *, close_time: float = CLOSE_TIME) -> None:
         """Have all that is left done, now that the core is closed, and the backlog closed.
 
-        A disk that takes longer than *until* is left to the worker.
+        A disk that takes longer than *until*, and than *close_time* from now, is left to the worker.
         """
         with self._lock:
-            until = max(until, self._now() + CLOSE_TIME)
+            until = max(until, self._now() + close_time)
             self._finished = True
             self._clock.notify(self._asked)
             self.look()
         while self.alone and (command := self.next_command()) is not None:
             self.perform(command)
         with self._lock:
-            while (self._closing or not self._idle) and not self._closed and self._now() < until:
+            # A disk may hang in close() as well, so that is for the worker if there is one.
+            others = self._worker is not None and self._worker != threading.get_ident()
+            while (self._closing or others or not self._idle) and not self._closed and self._now() < until:
                 if self._writer == threading.get_ident():  # a handler stops what it interrupts
                     return
                 self._wait_written(until)
-            if not self._idle:
+            if others or not self._idle:
                 return
         self._close()
 

@@ -94,7 +94,7 @@ class Reporter:
             for cause, words in causes_and_words(waiting):
                 self._log_once(("untold", cause), words)
         if untold:
-            _log(_too_slow(untold))
+            log(_too_slow(untold))
 
     def _run(self) -> None:
         self._teller = threading.get_ident()
@@ -119,7 +119,7 @@ class Reporter:
                     self._teller = None
                     self._clock.notify_all(self._changed)
                     return None
-            _log(_too_slow(untold))
+            log(_too_slow(untold))
 
     def _tell(self, report: ReportLoss | ReportParked) -> None:
         on_loss = self._on_loss
@@ -130,11 +130,12 @@ class Reporter:
 
     def _log_once(self, cause: object, message: str, error: BaseException | None = None) -> None:
         if cause not in self._logged:
-            _log(message, error)
+            log(message, error)
             self._logged.add(cause)  # not before: the end of the interpreter may leave this thread where it is
 
 
-def _log(message: str, error: BaseException | None = None) -> None:
+def log(message: str, error: BaseException | None = None) -> None:
+    """Log *message*, whatever handlers of the user's do."""
     with whole_imports():
         import logging  # not before there is something to log: most programs never see that
 

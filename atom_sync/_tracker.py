@@ -45,7 +45,7 @@ from ._clock import Clock
 from ._environment import read_options
 from ._late_imports import whole_imports
 from ._receipt import Receipt
-from ._reporter import Reporter
+from ._reporter import Reporter, log
 from ._signals import stop_on_signals
 from ._transport import open_transport
 
@@ -62,6 +62,9 @@ _REFUSED = RecordState.REFUSED  # since to look up a member of an enumeration ta
 
 EXIT_TIMEOUT = 2.0
 """Seconds that all trackers together may take at interpreter exit."""
+
+EXIT_KEEP_TIME = 1.0
+"""Seconds of these that are kept, where there is a backlog, for leaving in it what is not sent by then."""
 
 REPORT_TIME = 0.25
 """Seconds of a ``stop`` at most that are kept for telling ``on_loss`` what could not be sent."""
@@ -236,6 +239,18 @@ class Tracker(Intake[Receipt]):
         """
         until = self._clock.now() + _check_timeout(timeout)
         cut = until - min(REPORT_TIME, timeout / 10)
+        flush = self._send_rest(cut)
+        if self._keeping is not None:
+            self._keeping.finish(until)
+        self._run(until=cut)  # all that is left are reports
+        told = self._reporter.wait(until)
+        if told:  # or the end of the interpreter looks at it again
+            _live.discard(self)
+        self._transport.close()
+        return flush.result
+
+    def _send_rest(self, cut: float) -> Flush:
+        """Send what is pending until *cut*; what is not confirmed then is left in the backlog, or lost."""
         with self._lock:
             if self._keeping is not None:
                 self._keeping.wait_written(cut)
@@ -250,14 +265,9 @@ class Tracker(Intake[Receipt]):
                 self._core.abandon(now=self._clock.now())
             self._clock.notify_all(self._work)
             self._notify_progress()
-        if self._keeping is not None:
-            self._keeping.finish(until)
-        self._run(until=cut)  # all that is left are reports
-        told = self._reporter.wait(until)
-        self._transport.close()
-        if told:  # or the end of the interpreter looks at it again
-            _live.discard(self)
-        return flush.result
+            if self._keeping is not None:
+                self._keeping.look()
+        return flush
 
     def _close(self) -> Flush:
         with self._lock:
@@ -429,6 +439,15 @@ class Tracker(Intake[Receipt]):
 
     # -- signals, fork, exit --------------------------------------------------------------------------
 
+    def _time_after_sending(self) -> float:
+        """Seconds at interpreter exit that are not for sending."""
+        return min(REPORT_TIME, EXIT_TIMEOUT / 10) if self._keeping is None else min(EXIT_KEEP_TIME, EXIT_TIMEOUT / 2)
+
+    def _finish_at_exit(self, until: float, cut: float) -> None:
+        if self._keeping is not None:
+            self._keeping.finish(until, close_time=0.0)  # it has had EXIT_KEEP_TIME
+        self._run(until=cut)  # all that is left are reports
+
     def _interrupted(self) -> bool:
         """Whether a signal handler that asks this has interrupted a call of its own thread."""
         # Anywhere under the lock: between finding no room and waiting for some a stop() would go unheard.
@@ -491,15 +510,35 @@ def _stop_at_exit() -> None:
 
 
 def _stop_all() -> None:
-    """At interpreter exit: stop every tracker, all within ``EXIT_TIMEOUT`` since all send at once."""
+    """At interpreter exit: stop every tracker, all within ``EXIT_TIMEOUT``.
+
+    All send at once, and then all write to their backlogs at once, so that none waits for the server or the disk of
+    another.  A transport's ``close()`` may raise or block, so all are heard before the first is called.
+    """
     trackers = [tracker for tracker in _live if "_core" in tracker.__dict__]  # or a forked child did not need it
     until = time.monotonic() + EXIT_TIMEOUT
-    for tracker in trackers:
-        tracker._reporter.exit()
-        tracker._close()
-    for tracker in trackers:
-        tracker.stop(max(0.0, until - time.monotonic()))
-        tracker._reporter.give_up()
+    cuts = {tracker: until - tracker._time_after_sending() for tracker in trackers}
+    trackers.sort(key=cuts.__getitem__)
+    steps: tuple[Callable[[Tracker], object], ...] = (
+        lambda tracker: tracker._reporter.exit(),
+        Tracker._close,
+        lambda tracker: tracker._send_rest(cuts[tracker]),
+        lambda tracker: tracker._finish_at_exit(until, cuts[tracker]),
+        lambda tracker: tracker._reporter.wait(until),
+        lambda tracker: tracker._reporter.give_up(),
+        lambda tracker: tracker._transport.close(),
+    )
+    interrupt: BaseException | None = None
+    for step in steps:
+        for tracker in trackers:
+            try:
+                step(tracker)
+            except Exception as error:
+                log(f"to stop a tracker raised {type(error).__name__}", error)
+            except BaseException as error:  # Ctrl-C, say: this takes no longer than it would have
+                interrupt = error
+    if interrupt is not None:
+        raise interrupt
 
 
 def _begin_all_in_child() -> None:

@@ -850,6 +850,40 @@ class TestExit:
         child = run_child(script.replace("0.3", "20"), path, "prints", "0")
         assert (child.returncode, child.stderr, printed(child)) == (0, "", list(range(25)))
 
+    @pytest.mark.parametrize("hangs", ["update", "close"])
+    def test_hanging_disks(self, tmp_path: Path, hangs: str) -> None:
+        """Disks that hang hold up the end for EXIT_TIMEOUT in all, and no tracker whose disk is well."""
+        child = run_child(
+            """
+            import atexit, time
+            import atom_sync.backlog._backlog as module
+            from atom_sync.backlog import Backlog
+            atom_sync._tracker.EXIT_TIMEOUT = 0.4
+            real = getattr(module.OpenBacklog, sys.argv[2])
+            def hanging(backlog, *arguments):
+                if backlog.path.name != "well.db":
+                    threading.Event().wait()
+                return real(backlog, *arguments)
+            setattr(module.OpenBacklog, sys.argv[2], hanging)
+            class Hangs(MemoryTransport):
+                def send(self, request, *, timeout):
+                    threading.Event().wait()
+            atexit.register(lambda: print(time.monotonic()))
+            for name in ("a", "b", "well", "c"):
+                backlog = Backlog(f"{sys.argv[1]}/{name}.db", level="memory")
+                Tracker("http://c.example", transport=Hangs(), backlog=backlog).track(name, 1)
+            trackers = list(atom_sync._tracker._live)
+            atexit.register(lambda: print(time.monotonic()))
+            """,
+            str(tmp_path),
+            hangs,
+        )
+        assert (child.returncode, child.stderr) == (0, "")
+        before, after = map(float, child.stdout.split())
+        assert after - before < 1.4  # it would be more if each had a second
+        assert (child.returncode, child.stderr) == (0, "")
+        assert kept_in(tmp_path / "well.db") == 1
+
     def test_killed(self, tmp_path: Path) -> None:
         """What track() accepted outlives SIGKILL, however little of it was sent."""
         path = tmp_path / "events.db"

@@ -992,6 +992,41 @@ class TestExit:
         assert child.returncode == 0
         assert "1 events of stream 's' are lost (rejected" in child.stderr
 
+    def test_one_that_cannot_be_stopped(self) -> None:
+        """What raises while one tracker is stopped is logged, and the losses of the others are said all the same."""
+        child = run_child(
+            """
+            atom_sync._tracker.EXIT_TIMEOUT = 0.2
+            class Raising(MemoryTransport):
+                def close(self):
+                    raise OSError("it is closed")
+            raising = [Tracker("http://c.example", transport=Raising()) for _ in range(3)]
+            others = [Tracker("http://c.example", transport=MemoryTransport([503] * 9)) for _ in range(3)]
+            for tracker in raising + others:
+                tracker.track("s", 1)
+            """
+        )
+        assert child.returncode == 0
+        assert child.stderr.count("1 events of stream 's' are lost (stopped") == 3
+        assert child.stderr.count("to stop a tracker raised OSError") == 3
+        assert child.stderr.count("OSError: it is closed") == 3
+
+    def test_interrupted(self) -> None:
+        """Ctrl-C while one tracker is stopped does not keep the others from it; it is seen at the end."""
+        child = run_child(
+            """
+            atom_sync._tracker.EXIT_TIMEOUT = 0.2
+            trackers = [Tracker("http://c.example", transport=MemoryTransport([503] * 9)) for _ in range(3)]
+            for tracker in trackers:
+                tracker.track("s", 1)
+            def interrupted(cut):
+                raise KeyboardInterrupt
+            trackers[1]._send_rest = interrupted
+            """
+        )
+        assert child.stderr.count("1 events of stream 's' are lost (stopped") == 2
+        assert child.stderr.count("KeyboardInterrupt") == 1
+
     def test_exit_in_a_thread(self) -> None:
         """Events of threads that go on after the main thread are delivered too."""
         child = run_child(
