@@ -289,23 +289,31 @@ class Log:
     """SQLite's log of the file *path*, as it is before that is opened.
 
     SQLite takes a log to end where something in it is wrong, as a power loss may leave it, and says nothing.
+
+    Another process may be reading the file, and be the last to close it just before it is opened here: then SQLite
+    moves all from the log to the file, and begins another log.  That has another head, and nothing is missing.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._copy: Path | None = None
         self._commits: list[int] = []
-        log = path.with_name(f"{path.name}-wal")
+        self._log = path.with_name(f"{path.name}-wal")
         with contextlib.suppress(FileNotFoundError):
-            self._commits = _commits(log, _page_size(path))
+            self._head = self._read_head()
+            self._commits = _commits(self._log, _page_size(path))
             if self._commits:
                 self._copy = path.with_name(f"{path.name}-wal-copy")
                 os.close(open_private(self._copy, os.O_RDWR))
-                shutil.copyfile(log, self._copy)
+                shutil.copyfile(self._log, self._copy)
+
+    def _read_head(self) -> bytes:
+        with self._log.open("rb") as file:
+            return file.read(_WAL_HEAD)
 
     def lost(self, connection: sqlite3.Connection) -> int:
         """How many transactions SQLite has not taken from it, less the one that may have been under way."""
-        if self._copy is None:
+        if self._copy is None or not self._log.exists() or self._read_head() != self._head:
             return 0
         taken: int = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[1]
         lost = sum(frame > taken for frame in self._commits) - 1

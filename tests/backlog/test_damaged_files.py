@@ -143,6 +143,26 @@ def test_nothing_is_wrong(folder: Path, sound: dict[str, bytes], killed: dict[st
         assert check(lay(folder, files)) == "whole"
 
 
+def test_a_log_that_somebody_else_empties(
+    folder: Path, killed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who looks at a killed tracker's file, and closes it just when another opens it, makes no event a lost one."""
+    file = lay(folder, killed)
+    letters = DeadLetters(file)
+    connect = tables.connect
+
+    def closed_before(path: Path, *, sync: bool) -> sqlite3.Connection:
+        letters.close()
+        assert not path.with_name(f"{path.name}-wal").exists()
+        return connect(path, sync=sync)
+
+    monkeypatch.setattr(tables, "connect", closed_before)
+    batches, tracked, damaged = held(file)
+    assert (batches, tracked, damaged) == (BATCHES, TRACKED[SEALED:], 0)
+    assert not caplog.records
+    assert not [path for path in file.parent.iterdir() if "damaged" in path.name or "copy" in path.name]
+
+
 @pytest.fixture
 def quiet() -> Iterator[None]:
     logging.disable()
