@@ -19,7 +19,7 @@ from atom_sansio._records import read_records
 
 from . import _mending as mending
 from . import _tables as tables
-from ._files import lock, open_private
+from ._files import Lock, lock, open_private
 from ._tails import Tails
 
 logger = logging.getLogger("atom")
@@ -251,9 +251,9 @@ def _closed(records: Records) -> None:
 class Segment:
     """One file of batches with its files of records, locked."""
 
-    def __init__(self, path: Path, fd: int, connection: sqlite3.Connection, level: Level, lost: int) -> None:
+    def __init__(self, path: Path, taken: Lock, connection: sqlite3.Connection, level: Level, lost: int) -> None:
         self.path = path
-        self._fd: int | None = fd
+        self._taken: Lock | None = taken
         self._connection = connection
         self.level = level
         self._lost = lost
@@ -274,22 +274,22 @@ class Segment:
         if path.is_dir() or (path.exists() and not ours and not _may_be_one(path)):
             logger.error("%s is no backlog; it is left as it is, and another file is used", path)
             return None
-        fd = lock(lock_path)
-        if fd is None:
+        taken = lock(lock_path)
+        if taken is None:
             return None
         try:
             mending.finish(path)
             os.close(open_private(path, os.O_RDWR))
             connection, lost = _connect(path, level)
-            return cls(path, fd, connection, level, lost)
+            return cls(path, taken, connection, level, lost)
         except tables.NoBacklog as error:
             logger.error("%s cannot be used: %s; it is left as it is, and another file is used", path, error)
             if not ours:
                 lock_path.unlink()
-            os.close(fd)
+            taken.close()
             return None
         except BaseException:
-            os.close(fd)
+            taken.close()
             raise
 
     def recover(self) -> Recovered:
@@ -409,9 +409,9 @@ class Segment:
     def delete(self) -> None:
         """Delete its files but for the lock, and let others have the name."""
         with self._lock:
-            if self._fd is None:
+            if self._taken is None:
                 return
-            fd, self._fd = self._fd, None
+            taken, self._taken = self._taken, None
             try:
                 with contextlib.suppress(sqlite3.Error):
                     self._connection.close()
@@ -419,35 +419,35 @@ class Segment:
                     for suffix in ("", "-wal", "-shm"):
                         self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
             finally:
-                os.close(fd)
+                taken.close()
 
     def close(self) -> None:
         """Let others have it.  Closing twice is harmless."""
         with self._lock:
-            if self._fd is None:
+            if self._taken is None:
                 return
-            fd, self._fd = self._fd, None
+            taken, self._taken = self._taken, None
             try:
                 with contextlib.suppress(OSError):
                     self._tails.close()
                 with contextlib.suppress(sqlite3.Error):
                     self._connection.close()
             finally:
-                os.close(fd)
+                taken.close()
 
     def leave_to_parent(self) -> None:
         """In a forked child: close what keeps the lock, and nothing else.  Its threads, and their locks, are gone."""
-        if self._fd is not None:
+        if self._taken is not None:
             _inherited.append(self._connection)
-            fd, self._fd = self._fd, None
-            os.close(fd)
+            taken, self._taken = self._taken, None
+            taken.close()
             self._tails.close()
 
     @contextlib.contextmanager
     def _working(self) -> Iterator[sqlite3.Connection]:
         """The connection.  What the disk could not read or write is not trusted to be as SQLite remembers it."""
         with self._lock:
-            if self._fd is None:
+            if self._taken is None:
                 raise OSError("the backlog is closed")
             try:
                 yield self._connection

@@ -1,4 +1,4 @@
-"""Files that only their owner may read, and a lock that dies with the process that holds it."""
+"""Files that only their owner may read, and a lock that dies with the process that has it."""
 
 from __future__ import annotations
 
@@ -34,27 +34,74 @@ def aside(path: Path) -> Path:
             return name
 
 
-def lock(path: Path) -> int | None:
-    """Lock the file *path* for this process, or give None if somebody has it locked.
+class Lock:
+    """A file that this process has locked, until it is closed.
 
-    The lock lasts until the file that is returned is closed.  It belongs to that open file, so a second
-    tracker of the same process does not get it either; a forked child has the open file too and must close
-    it, or the lock would outlive the parent.
+    The lock belongs to that open file, so a second tracker of the same process does not get it either.  A forked
+    child has the open file too, and would keep the lock beyond its parent's end; so all are closed there, also those of
+    threads that were just about to open something, and that nobody in the child knows of.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._fd: int | None = open_private(path, os.O_RDWR)
+        self._process = os.getpid()
+        _locks.add(self)
+
+    def take(self) -> bool:
+        """Whether this got it.
+
+        Raises:
+            OSError: the disk does not answer.
+        """
+        assert self._fd is not None
+        try:
+            if sys.platform != "win32":
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        with contextlib.suppress(OSError):  # for who wonders; nothing here reads it, and the disk may be full
+            os.ftruncate(self._fd, 0)
+            os.write(self._fd, b"%d\n" % os.getpid())
+        return True
+
+    def close(self) -> None:
+        """Let others have it.  Closing twice is harmless."""
+        _locks.discard(self)
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            os.close(fd)
+
+    @property
+    def inherited(self) -> bool:
+        """Whether it is the parent's, of which this process was forked."""
+        return self._process != os.getpid()
+
+
+_locks: set[Lock] = set()
+
+
+def lock(path: Path) -> Lock | None:
+    """Lock the file *path* for this process, or give None if somebody has it locked.
 
     Raises:
         OSError: the file cannot be made.
     """
-    fd = open_private(path, os.O_RDWR)
+    taken = Lock(path)
     try:
-        if sys.platform != "win32":
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(fd)
-        return None
+        if taken.take():
+            return taken
     except BaseException:
-        os.close(fd)
+        taken.close()
         raise
-    with contextlib.suppress(OSError):  # for who wonders; nothing here reads it, and the disk may be full
-        os.ftruncate(fd, 0)
-        os.write(fd, b"%d\n" % os.getpid())
-    return fd
+    taken.close()
+    return None
+
+
+def _leave_all_to_parent() -> None:
+    for taken in list(_locks):
+        if taken.inherited:  # another hook may have locked something already
+            taken.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_all_to_parent)

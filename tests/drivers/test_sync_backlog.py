@@ -828,6 +828,34 @@ class TestFork:
         # The child found what its own child left.
         assert sorted(map(str, printed(child))) == ["child's", "grandchild's", "parent's", "parent's too"]
 
+    def test_while_a_tracker_opens(self, tmp_path: Path) -> None:
+        """A child that is forked while a backlog is opened does not keep it from others when that is closed."""
+        child = run_child(
+            """
+            import atom_sync.backlog._mending as mending
+            from atom_sync.backlog import Backlog
+            reading, writing = os.pipe()
+            children = []
+            check = mending.check
+            def forking(*arguments, **options):
+                if not children:
+                    children.append(os.fork())
+                    if not children[0]:
+                        os.close(writing)
+                        os.read(reading, 1)
+                        os._exit(0)
+                check(*arguments, **options)
+            mending.check = forking
+            Backlog(sys.argv[1]).open().close()
+            print(Backlog(sys.argv[1]).open().path.name)
+            os.close(writing)
+            os.wait()
+            """,
+            str(tmp_path / "events.db"),
+            forks=True,
+        )
+        assert (child.stdout, child.stderr) == ("events.db\n", "")
+
 
 class TestExit:
     def test_hanging_server(self, tmp_path: Path) -> None:
