@@ -19,7 +19,7 @@ from atom_sansio._records import read_records
 
 from . import _mending as mending
 from . import _tables as tables
-from ._files import Lock, lock, open_private
+from ._files import Lock, lock, lock_of, open_private, user
 from ._tails import Tails
 
 logger = logging.getLogger("atom")
@@ -104,7 +104,7 @@ class Backlog:
                 segment = Segment.open(path, self._level)
                 if segment is None:
                     if not numbered and own is None:
-                        raise BacklogError(f"{path} is in use by {_user(path)}")
+                        raise BacklogError(f"{path} is in use by {user(path)}")
                     continue
                 if own is None:
                     own = segment
@@ -120,14 +120,6 @@ class Backlog:
         if own is None:
             raise BacklogError(f"the backlog {self._path} and all {MAX_SEGMENTS} others of that name are in use")
         return OpenBacklog(own, others)
-
-
-def _user(path: Path) -> str:
-    """Who has the file *path*, as its lock tells."""
-    try:
-        return f"process {int(path.with_name(f'{path.name}-lock').read_bytes())}"
-    except (OSError, ValueError):
-        return "another tracker"
 
 
 def open_backlog(backlog: Backlog | str | os.PathLike[str]) -> OpenBacklog:
@@ -269,7 +261,7 @@ class Segment:
         Raises:
             OSError, sqlite3.Error: it cannot be made or read.
         """
-        lock_path = path.with_name(f"{path.name}-lock")
+        lock_path = lock_of(path)
         ours = lock_path.exists()
         if path.is_dir() or (path.exists() and not ours and not _may_be_one(path)):
             logger.error("%s is no backlog; it is left as it is, and another file is used", path)

@@ -14,6 +14,8 @@ from atom_sansio import JSON, BacklogError, LossReason
 from atom_sansio._records import read_records
 
 from . import _tables as tables
+from ._backlog import OpenBacklog
+from ._files import lock, lock_of, user
 from ._tails import Tails
 
 _TRIES: Final = 100
@@ -67,7 +69,7 @@ class Waiting:
 
 
 class DeadLetters:
-    """The dead letters in the file *path*.  A tracker may have it meanwhile.
+    """The dead letters in the file *path*.  A tracker may have it meanwhile, but for :meth:`revive`.
 
     All its methods raise ``BacklogError`` when the file cannot be read or written.
 
@@ -143,14 +145,33 @@ class DeadLetters:
         with self._reading():
             tables.give_back_space(self._connection, 4096)
 
-    def revive(self, *letters: Letter) -> None:
+    def revive(self, *letters: Letter, opened: OpenBacklog | None = None) -> None:
         """Let the next tracker that has this file send *letters* again, under their old ids; all of them or none.
 
         No tracker may have the file meanwhile: the places of its next batches are known to it alone.
+
+        Args:
+            opened: the caller's own, if that has the file, and what is in it was not recovered yet.
+
+        Raises:
+            BacklogError: a tracker has the file; the letters are as they were.
         """
-        with self._reading(), tables.transaction(self._connection):
+        with self._reading(), self._lock(opened), tables.transaction(self._connection):
             for letter in letters:
                 tables.revive(self._connection, letter.number, letter.letter_id)
+
+    @contextlib.contextmanager
+    def _lock(self, opened: OpenBacklog | None) -> Iterator[None]:
+        if opened is not None and self._path.absolute() in opened.files:
+            yield
+            return
+        taken = lock(lock_of(self._path))
+        if taken is None:
+            raise BacklogError(f"{self._path} is in use by {user(self._path)}; revive letters when that has ended")
+        try:
+            yield
+        finally:
+            taken.close()
 
     @property
     def pending(self) -> tuple[int, int]:

@@ -97,6 +97,19 @@ def lock(path: Path) -> Lock | None:
     return None
 
 
+def lock_of(path: Path) -> Path:
+    """The file that is locked by who has the backlog *path*."""
+    return path.with_name(f"{path.name}-lock")
+
+
+def user(path: Path) -> str:
+    """Who has the backlog *path*, as its lock tells."""
+    try:
+        return f"process {int(lock_of(path).read_bytes())}"
+    except (OSError, ValueError):
+        return "another tracker"
+
+
 def _leave_all_to_parent() -> None:
     for taken in list(_locks):
         if taken.inherited:  # another hook may have locked something already

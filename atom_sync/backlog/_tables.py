@@ -163,24 +163,42 @@ def load_batch(connection: sqlite3.Connection, batch_id: str) -> bytes | None:
 
 
 def put(connection: sqlite3.Connection, batches: Iterable[tuple[KeptBatch, bytes]]) -> None:
-    """Keep *batches*."""
-    connection.executemany(
-        "INSERT OR REPLACE INTO batches VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            (*row, head := checksum(row), crc32(lines, head), lines)
-            for kept, lines in batches
-            for row in [
-                (
-                    kept.place * _PARTS + kept.part,
-                    kept.batch_id,
-                    kept.stream,
-                    kept.fingerprint,
-                    kept.events,
-                    kept.size,
-                )
-            ]
-        ),
-    )
+    """Keep *batches*; those that are kept already are replaced, and no others."""
+    rows = [
+        (*row, head := checksum(row), crc32(lines, head), lines)
+        for kept, lines in batches
+        for row in [
+            (kept.place * _PARTS + kept.part, kept.batch_id, kept.stream, kept.fingerprint, kept.events, kept.size)
+        ]
+    ]
+    insert = "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    try:
+        connection.executemany(insert, rows)
+    except sqlite3.IntegrityError:  # most likely this was made before, and that was not known
+        for new in rows:
+            connection.execute("DELETE FROM batches WHERE batch_id = ?", (new[1],))
+            _make_room(connection, new[0])
+            connection.execute(insert, new)
+
+
+_AWAY: Final = _PARTS << 20
+"""Well before those of a tracker, which may be at work just before and after what there is."""
+
+
+def _make_room(connection: sqlite3.Connection, n: int) -> None:
+    """Move the batch of number *n* elsewhere, if there is one: a tracker that has the file does not know of it."""
+    found = connection.execute(f"SELECT {_HEAD}, head, crc, lines FROM batches WHERE n = ?", (n,)).fetchone()  # noqa: S608
+    if found is None:
+        return
+    if reason := trouble_of_batch(found):
+        set_batch_aside(connection, n, reason)
+        return
+    _, *rest = found[:6]
+    [first] = connection.execute("SELECT min(n) FROM batches").fetchone()
+    row = (first - first % _PARTS - _AWAY, *rest)
+    head = checksum(row)
+    values = (row[0], head, crc32(found[-1], head), n)
+    connection.execute("UPDATE batches SET n = ?, head = ?, crc = ? WHERE n = ?", values)
 
 
 def drop(connection: sqlite3.Connection, batch_ids: Iterable[str]) -> None:

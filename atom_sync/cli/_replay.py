@@ -153,9 +153,9 @@ def _revive(opened: OpenBacklog, chosen: Filter, keys: _Keys) -> Counter[tuple[s
                     continue
                 some.append(replace(letter, lines=b""))
                 if len(some) == AT_ONCE:
-                    box.letters.revive(*some)
+                    box.letters.revive(*some, opened=opened)
                     some.clear()
-            box.letters.revive(*some)
+            box.letters.revive(*some, opened=opened)
     return skipped
 
 

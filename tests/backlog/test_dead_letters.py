@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sqlite3
 from pathlib import Path
 
 import pytest
-from files import change, held, letter, lines_of
+from files import batch, change, held, letter, lines_of
 
 from atom_sansio import BacklogError, LossReason, Request
 from atom_sync import MemoryTransport, Tracker
@@ -78,6 +79,31 @@ def test_reviving(file: Path) -> None:
     with Tracker("http://x/", backlog=file, transport=MemoryTransport(answer)) as tracker:
         assert tracker.flush(30).delivered == 2
     assert seen == [("batch-2", [{"n": 2}, 2])]
+
+
+def test_reviving_beside_a_tracker(file: Path) -> None:
+    """While a tracker has the file that is refused, in words that say who has it, and changes nothing."""
+    with DeadLetters(file) as letters:
+        before = list(letters)
+        with Tracker("http://x/", backlog=file, transport=MemoryTransport()):
+            with pytest.raises(
+                BacklogError, match=rf"events\.db is in use by process {os.getpid()}; revive letters when"
+            ):
+                letters.revive(*before)
+            assert list(letters) == before
+            assert letters.pending == (0, 0)
+        letters.revive(*before)
+        assert list(letters) == []
+
+
+def test_a_place_that_is_taken(file: Path) -> None:
+    """A batch that is put where another one is, of which its tracker does not know, replaces only itself."""
+    opened = Backlog(file).open()
+    one, two, three = (batch(name, lines_of(name), place=5) for name in ("one", "two", "three"))
+    for put in ([one], [two], [three, one], [three, one]):
+        opened.update(change(put=put))
+    opened.close()
+    assert held(file)[0] == {kept.batch_id: (kept.stream, None, lines) for kept, lines in (one, two, three)}
 
 
 def test_altered(file: Path) -> None:
