@@ -19,7 +19,7 @@ from atom_sansio._records import read_records
 
 from . import _mending as mending
 from . import _tables as tables
-from ._files import Lock, lock, lock_of, open_private, user
+from ._files import Lock, lock, lock_of, make_private, open_private, user
 from ._tails import Tails
 
 logger = logging.getLogger("atom")
@@ -273,6 +273,8 @@ class Segment:
             mending.finish(path)
             os.close(open_private(path, os.O_RDWR))
             connection, lost = _connect(path, level)
+            for suffix in ("", "-wal", "-shm"):  # now that it is known to be a backlog
+                make_private(path.with_name(path.name + suffix))
             return cls(path, taken, connection, level, lost)
         except tables.NoBacklog as error:
             logger.error("%s cannot be used: %s; it is left as it is, and another file is used", path, error)

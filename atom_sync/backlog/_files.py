@@ -17,6 +17,15 @@ def open_private(path: Path, flags: int) -> int:
     return os.open(path, flags | os.O_CREAT, 0o600)
 
 
+def make_private(path: Path) -> None:
+    """Have *path* readable by its owner alone, if it is there and this process's user is that."""
+    if sys.platform != "win32":
+        with contextlib.suppress(OSError):
+            found = path.stat()
+            if found.st_uid == os.geteuid() and found.st_mode & 0o077:
+                path.chmod(0o600)
+
+
 def sync_directory(path: Path) -> None:
     """Have the names of the files in the directory *path* on the disk."""
     fd = os.open(path, os.O_RDONLY)

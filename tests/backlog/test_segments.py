@@ -72,6 +72,25 @@ def test_only_their_owner_may_read_them(tmp_path: Path, umask: int) -> None:
     assert set(modes.values()) == {0o600}, modes
 
 
+@posix
+def test_files_that_others_could_read(tmp_path: Path) -> None:
+    """Files that were made readable by others are made private when they are opened; one that is no backlog is not."""
+    path, other = tmp_path / "events.db", tmp_path / "other.db"
+    lay(path, "one")
+    with contextlib.closing(sqlite3.connect(other)) as connection:
+        connection.execute("CREATE TABLE theirs (n)")
+    reading = tables.connect(path, sync=False)  # so that there is a log
+    files = [path, *(path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))]
+    for file in (*files, other):
+        file.chmod(0o644)
+    for file in (path, other):
+        with opened(file):
+            pass
+    assert [stat.S_IMODE(file.stat().st_mode) for file in files] == [0o600] * 3
+    assert stat.S_IMODE(other.stat().st_mode) == 0o644
+    reading.close()
+
+
 # -- who has them -----------------------------------------------------------------------------------------
 
 
