@@ -37,6 +37,7 @@ from atom_sansio import (
     SendRequest,
     Statistics,
     TrackerCore,
+    TrackerState,
     UpdateBacklog,
 )
 from atom_sansio._shown import shown
@@ -147,11 +148,14 @@ class Tracker(Intake[Receipt]):
                 block_timeout=self._options.block_timeout,
                 may_wait=self._may_wait,
             )
-        self._lanes, self._late = core.lanes, core.late
-        self._core = core  # the last, since others look for it without the lock
+        self._take_up(core)
         if backlog is not None:
             with self._lock:
                 self._work_came()
+
+    def _take_up(self, core: TrackerCore) -> None:
+        self._lanes, self._late = core.lanes, core.late
+        self._core = core  # the last, since others look for it without the lock
 
     def _new_core(self, level: Level | None) -> TrackerCore:
         clock = self._clock
@@ -239,6 +243,9 @@ class Tracker(Intake[Receipt]):
         """
         until = self._clock.now() + _check_timeout(timeout)
         cut = until - min(REPORT_TIME, timeout / 10)
+        with self._lock:
+            if "_core" not in self.__dict__:  # a forked child that needed none makes no file to close it
+                self._take_up(self._new_core(None))
         flush = self._send_rest(cut)
         if self._keeping is not None:
             self._keeping.finish(until)
@@ -317,10 +324,12 @@ class Tracker(Intake[Receipt]):
 
     def __repr__(self) -> str:
         name = f"{type(self).__module__}.{type(self).__name__}"
-        try:
-            return f"<{name} {self._core.state.value} {self._options.endpoint}>"
-        except AttributeError:  # half built, as a traceback may show it
-            return f"<{name} unfinished>"
+        core = self.__dict__.get("_core")
+        if core is not None:
+            return f"<{name} {core.state.value} {self._options.endpoint}>"
+        if "_lanes" in self.__dict__:  # in a forked child, whose file is not opened to be shown
+            return f"<{name} {TrackerState.OPEN.value} {self._options.endpoint}>"
+        return f"<{name} unfinished>"  # half built, as a traceback may show it
 
     # -- senders --------------------------------------------------------------------------------------
 

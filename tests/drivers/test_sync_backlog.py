@@ -828,6 +828,34 @@ class TestFork:
         # The child found what its own child left.
         assert sorted(map(str, printed(child))) == ["child's", "grandchild's", "parent's", "parent's too"]
 
+    def test_child_that_does_not_track(self, tmp_path: Path) -> None:
+        """A child that shows its tracker, stops it, or ends by a signal that stops it, makes no file for that."""
+        child = run_child(
+            """
+            from atom_sansio import TrackerClosed
+            trackers = [Tracker("http://c.example", transport=Printing(), backlog=sys.argv[1]) for _ in range(2)]
+            trackers[0].handle_signals()
+            if os.fork() == 0:
+                print(trackers[0], trackers[1].stop(), trackers[1].statistics().accepted, flush=True)
+                try:
+                    trackers[1].track("s", 1)
+                except TrackerClosed:
+                    print("closed", flush=True)
+                os.kill(os.getpid(), signal.SIGTERM)
+            print(os.waitstatus_to_exitcode(os.wait()[1]))
+            print(*sorted(name for name in os.listdir(os.path.dirname(sys.argv[1])) if "-" not in name))
+            """,
+            str(tmp_path / "events.db"),
+            forks=True,
+        )
+        shown = "<atom_sync._tracker.Tracker open http://c.example/>"
+        assert child.stdout.splitlines() == [
+            f"{shown} FlushResult(delivered=0, lost=0, pending=0) 0",
+            "closed",
+            "-15",
+            "events.db events.db.2",
+        ]
+
     def test_while_a_tracker_opens(self, tmp_path: Path) -> None:
         """A child that is forked while a backlog is opened does not keep it from others when that is closed."""
         child = run_child(
