@@ -63,6 +63,8 @@ class Intake(Generic[R]):
             EventError: the event cannot be sent; nothing was accepted.
             BacklogFull: there is no room, and ``on_full`` neither drops nor lets this call wait.
             TrackerClosed: after ``stop``.
+            BacklogError: the backlog, which a forked child opens with its first call, cannot be opened; nothing was
+                accepted.
             TypeError, ValueError: *stream* or *auth_key* cannot be one.
         """
         try:

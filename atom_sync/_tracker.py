@@ -87,6 +87,8 @@ class Tracker(Intake[Receipt]):
 
     Raises:
         TypeError, ValueError: an option is wrong; the message names it, its value and its range.
+        BacklogError: the backlog cannot be opened, since the disk is full, say; the message says why.  In a forked
+            child its first :meth:`track` opens it, and raises this; the next one tries again.
     """
 
     def __init__(self, endpoint: str | None = None, **options: Unpack[TrackerOptions]) -> None:
