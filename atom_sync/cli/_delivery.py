@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import click
@@ -18,6 +20,9 @@ from ._shown import printable
 
 PROBLEMS_SHOWN: Final = 20
 """Bad lines, and causes of losses, that are printed; the rest is counted."""
+
+KEY_OPTIONS: Final = "--auth-key-env or ATOM_AUTH_KEYS"
+"""Where a command has its keys from."""
 
 HURRY: Final = 0.2
 """Seconds that stopping may take after another Ctrl-C."""
@@ -36,6 +41,22 @@ def read_key(variable: str | None) -> str | None:
     if variable is not None and not key:
         raise click.ClickException(f"the environment variable {variable} holds no key")
     return key
+
+
+@contextmanager
+def advising(key: str) -> Iterator[None]:
+    """Let what a tracker logs meanwhile say where *key* comes from, rather than which method takes one."""
+
+    def advise(record: logging.LogRecord) -> bool:
+        record.msg, record.args = record.getMessage().replace("set_auth_key()", key), ()
+        return True
+
+    logger = logging.getLogger("atom")
+    logger.addFilter(advise)
+    try:
+        yield
+    finally:
+        logger.removeFilter(advise)
 
 
 class Losses:
@@ -87,7 +108,7 @@ class Delivery:
             self.show()
             now = self._tracker.statistics()
             if now.parked and now.parked == now.lanes:
-                self.problem("gave up: the collector refuses the key, or it was not given")
+                self.problem(f"gave up: the collector refuses the key, or it was not given ({KEY_OPTIONS})")
                 return
             moved = now.accepted - now.pending > settled or self._paused()
             left = self._timeout if moved else left - TURN

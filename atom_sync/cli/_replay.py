@@ -16,7 +16,7 @@ from atom_sync._environment import read_options
 from atom_sync._transport import open_transport
 from atom_sync.backlog import Backlog, Letter, Level, OpenBacklog
 
-from ._delivery import Delivery, Losses, read_key
+from ._delivery import KEY_OPTIONS, Delivery, Losses, advising, read_key
 from ._letters import Box, Filter, filter_options, open_boxes
 from ._paced import Paced
 from ._send import finite
@@ -89,7 +89,8 @@ def replay(
         raise click.ClickException(f"{error}; replay when that has ended") from None
     try:
         skipped = _revive(opened, chosen, keys)
-        sys.exit(_send(opened, keys, endpoint, options, rate, timeout, skipped))
+        with advising(f"{KEY_OPTIONS}, with --sign-again for another key"):
+            sys.exit(_send(opened, keys, endpoint, options, rate, timeout, skipped))
     except KeyboardInterrupt:  # before anything was sent; what was revived is pending
         sys.exit(130)
     finally:

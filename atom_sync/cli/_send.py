@@ -19,7 +19,7 @@ from atom_sansio import BacklogError, BacklogFull, EventError, element_texts
 from atom_sansio._request import check_stream
 from atom_sync import Tracker
 
-from ._delivery import Delivery, Losses, read_key
+from ._delivery import KEY_OPTIONS, Delivery, Losses, advising, read_key
 
 if TYPE_CHECKING:
     from atom_sansio import TrackerOptions
@@ -79,7 +79,7 @@ def send(file: Path, stream: str, endpoint: str, auth_key_env: str | None, timeo
     job = _Job(tracker, stream, delivery)
     interrupted = False
     try:
-        with _open(file) as source, delivery.progress:
+        with advising(KEY_OPTIONS), _open(file) as source, delivery.progress:
             try:
                 job.read(source)
             except BacklogFull as error:

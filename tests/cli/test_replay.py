@@ -185,17 +185,25 @@ def test_a_key_that_is_not_given(file: Path, collector: str) -> None:
     assert state(file) == (2, 0)
 
 
-def test_pending_events_whose_key_is_not_given(tmp_path: Path, collector: str) -> None:
-    """They wait, the rest is delivered, and it ends as soon as nothing else is left."""
+def test_pending_events_whose_key_is_not_given(
+    tmp_path: Path, collector: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They wait, the rest is delivered, it ends as soon as nothing else is left, and says which option has the key."""
     file = tmp_path / "events.db"
     leave(file, "clicks", {"id": 1})
     leave(file, "views", {"id": 2})
+    caplog.clear()
     result = run(file, collector, ATOM_AUTH_KEYS="")
     assert result.exit_code == 1
     assert "gave up: the collector refuses the key, or it was not given" in result.output
     assert "1 of 2 events delivered" in result.output
     assert "1 event left in" in result.output
     assert state(file) == (0, 1)
+    [record] = caplog.records
+    assert (
+        "events of stream 'clicks' wait for --auth-key-env or ATOM_AUTH_KEYS, with --sign-again for another key:"
+        in record.getMessage()
+    )
 
 
 def test_another_key(tmp_path: Path, collector: str) -> None:
