@@ -118,14 +118,16 @@ class Tracker(Intake[Receipt]):
         self._reporter = Reporter(self._options.on_loss, self._clock)
         self._keeping: Keeping | None = None
 
-    def __getattr__(self, name: str) -> Any:
-        if name != "_core" or "_options" not in self.__dict__:
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        # In a forked child that had none until now.
-        with self._lock:
-            if "_core" not in self.__dict__:
-                self._open()
+    def _opened(self) -> TrackerCore:
+        """The core; a forked child that had none until now opens the backlog."""
+        # No __getattr__ does this, with which any attribute takes longer, also those that track() looks at.
+        try:
             return self._core
+        except AttributeError:
+            with self._lock:
+                if "_core" not in self.__dict__:
+                    self._open()
+                return self._core
 
     def _open(self) -> None:
         backlog = None if self._options.backlog is None else _open_backlog(self._options.backlog)
@@ -170,7 +172,7 @@ class Tracker(Intake[Receipt]):
     def _decide(self, stream: str, line: bytes, auth_key: str | AuthKey | None, receipt: bool) -> Receipt | None:
         key = None if auth_key is None else AuthKey.of(auth_key)
         given = Receipt(self._wait_for) if receipt else None
-        core = self._core  # in a forked child this opens the backlog
+        core = self._opened()
         keeping = self._keeping
         if keeping is not None and keeping.records and line:
             try:
@@ -225,7 +227,7 @@ class Tracker(Intake[Receipt]):
         with self._lock:
             if self._keeping is not None:
                 self._keeping.wait_written(until)
-            flush = self._core.flush(now=self._clock.now())
+            flush = self._opened().flush(now=self._clock.now())
             if not flush.done:
                 self._wake()
             self._follow(flush, until)
@@ -296,13 +298,13 @@ class Tracker(Intake[Receipt]):
     def statistics(self) -> Statistics:
         """The ledger as it stands: what was accepted, delivered, lost and why, and is pending."""
         with self._lock:
-            return self._core.statistics()
+            return self._opened().statistics()
 
     def set_auth_key(self, stream: str, auth_key: str | AuthKey) -> None:
         """Sign *stream* with another key from now on; if the collector had refused the old one, go on."""
         auth_key = AuthKey.of(auth_key)  # a traceback may show the locals
         with self._lock:
-            self._core.set_auth_key(stream, auth_key, now=self._clock.now())
+            self._opened().set_auth_key(stream, auth_key, now=self._clock.now())
             self._new_keys[stream] = auth_key
             self._wake()
 
