@@ -17,12 +17,14 @@ from atom_sansio import (
     Level,
     Loss,
     LossReason,
+    Mark,
     Options,
     Receipt,
     UpdateBacklog,
 )
 from atom_sansio._admission import Admission
 from atom_sansio._keeper import Keeper
+from atom_sansio._kept import KeptRecords
 from atom_sansio._lane import Lane
 from atom_sansio._ledger import Ledger
 from atom_sansio._losses import Losses
@@ -289,6 +291,195 @@ def test_what_is_dropped_for_a_record() -> None:
     it.enter(it.record(b"2\n", "a"))
     it.record(b"3\n", "b")
     assert [lane.stream for lane in it.schedule] == ["a"]
+
+
+def test_an_event_that_just_fits() -> None:
+    """To the last byte of a request an event is taken, and not beyond."""
+    it = Admitting(max_batch_bytes=1024, on_full="raise")
+    most = 1024 - Lane("s", None).envelope
+    with pytest.raises(EventTooLarge, match=r"^event needs a request of 1025 bytes; max_batch_bytes allows 1024$"):
+        it.put(number(most + 2))
+    it.put(number(most + 1))  # its line break is not sent
+    assert it.lane().waiting == 1
+
+
+def test_when_others_wait_already() -> None:
+    """What comes behind events that wait for more is sent at their time, which is told already."""
+    it = Admitting()
+    assert it.put(b"1\n") == 10.0
+    it.lane().close_inlet()
+    assert it.put(b"2\n", now=5.0) == inf
+    assert it.schedule.next_timer() == 10.0
+
+
+def test_no_room_makes_what_waits_due() -> None:
+    """To wait for more has no point where more has no room."""
+    it = Admitting(max_pending_events=1, on_full="raise")
+    it.put(b"1\n")
+    with pytest.raises(BacklogFull):
+        it.put(b"2\n")
+    assert it.schedule.take() is it.lane()
+
+
+def test_taking_back() -> None:
+    """Without a decision nothing more gets into an inlet whose unused room was taken back."""
+    it = Admitting(max_pending_events=2, on_full="raise")
+    it.put(b"1\n", "a")
+    inlet = it.lane("a").inlet
+    assert (inlet.lent_events, inlet.max_size) == (2, 8192)
+    it.put(b"2\n", "b")
+    assert (inlet.lent_events, inlet.lent_bytes, inlet.max_size) == (1, 2, 0)
+
+
+# -- batches ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "alone"), [(True, False, True), (False, True, True), (False, False, False)]
+)
+def test_what_goes_with_a_batch(*, first: bool, second: bool, alone: bool) -> None:
+    """The newest events go along with what is due before them, unless there is a full batch without them."""
+    it = Admitting(Level.MEMORY)
+    for line, full in ((b"1\n", first), (b"2\n", second)):
+        it.put(line)
+        it.lane().close_inlet(full=full, due=True)
+    it.put(b"3\n")
+    batch = it.next_batch(it.lane())
+    assert bool(it.lane().inlet.lines) == alone
+    assert batch.body is not None
+    assert (batch.place, batch.asked) == (1, True)
+    assert it.lane().batches == [batch]
+
+
+def test_sealing() -> None:
+    """All that waits is put in batches to be kept, in order, without a body yet, and the lane has its turn."""
+    it = Admitting(Level.PROCESS, max_batch_events=2)
+    for n in range(3):
+        it.put(b"%d\n" % n)
+    lane = it.lane()
+    it.seal(lane)
+    assert [batch.lines for batch in lane.batches] == [b"2\n", b"0\n1\n"]
+    assert [(batch.place, batch.body, batch.spilled) for batch in lane.batches] == [(2, None, True), (1, None, True)]
+    assert it.schedule.take() is lane
+    assert [lines for _, lines in it.update().put] == [b"0\n1\n", b"2\n"]
+    it.put(b"3\n")
+    it.seal(lane)
+    assert [batch.lines for batch in lane.batches] == [b"3\n", b"2\n", b"0\n1\n"]
+
+
+@pytest.mark.parametrize(
+    ("window", "busy", "sealed"),
+    [(300, False, ""), (299, False, "b"), (150, False, "b"), (149, False, "ab"), (149, True, "b")],
+)
+def test_memory_is_short(window: int, sealed: str, *, busy: bool) -> None:
+    """With a full batch what is beyond the window is kept: the lane's, or all if it is much and nothing else is put."""
+    it = Admitting(Level.PROCESS, window=window, max_batch_events=2)
+    it.enter(it.record(number(100), "a"))
+    if busy:
+        assert it.keeper is not None
+        it.keeper.begin_generation()
+    it.enter(it.record(number(100), "b"))
+    assert it.enter(it.record(number(100), "b")) == -inf
+    assert "".join(lane.stream for lane in it.schedule if lane.batches) == sealed
+    assert it.schedule.take() is not None
+
+
+def test_what_is_in_memory() -> None:
+    """All that is pending, but for what is in the backlog alone."""
+    it = Admitting()
+    it.ledger.reserve(100)
+    assert it.resident == 100
+    it = Admitting(Level.MEMORY)
+    assert it.keeper is not None
+    it.ledger.reserve(100)
+    it.keeper.away = 30
+    assert it.resident == 70
+
+
+def restored(**options: Any) -> tuple[Admitting, Lane]:
+    """A lane of which there are records of three events, two of which make a batch."""
+    it = Admitting(Level.PROCESS, max_batch_events=2, **options)
+    lane = Lane("s", None)
+    it.schedule.add(lane)
+    marks = (Mark(generation=1, stream="s", fingerprint=None, index=3),)
+    records = KeptRecords(stream="s", fingerprint=None, lines=b"1\n2\n3\n", marks=marks)
+    it.restore_records(lane, records, 0.0)
+    return it, lane
+
+
+def test_restored_records() -> None:
+    """They are put in batches, which are kept in one update with their marks, and count as restored."""
+    it, lane = restored()
+    assert [batch.lines for batch in lane.batches] == [b"3\n", b"1\n2\n"]
+    assert [(batch.place, batch.body, batch.spilled) for batch in lane.batches] == [(2, None, True), (1, None, True)]
+    assert (it.ledger.restored, it.ledger.pending, it.ledger.pending_bytes) == (3, 3, 6)
+    assert lane.waiting == 0
+    update = it.update()
+    assert [lines for _, lines in update.put] == [b"1\n2\n", b"3\n"]
+    assert [mark.index for mark in update.marks] == [3]
+
+
+def test_kept_batches_come_in_order() -> None:
+    """The batches that a lane gets later are sent later."""
+    it, lane = restored()
+    before = list(lane.batches)
+    it.put(b"4\n")
+    it.put(b"5\n")
+    it.put(b"6\n")
+    lane.close_inlet()
+    batches = [lane.take(name, max_events=2, max_bytes=1024) for name in "ab"]
+    it.add_kept(lane, batches)
+    assert lane.batches == [*reversed(batches), *before]
+
+
+def test_restored_events_make_room() -> None:
+    """Batches that wait in the backlog are dropped for new events, the oldest first, but for those that are settled."""
+    it, lane = restored(on_full="drop_oldest", max_pending_events=3)
+    assert it.put(b"4\n") == -inf
+    assert [loss.count for loss in it.lost()] == [2]
+    assert it.lane().waiting == 1
+    lane.batches[0].settled = True
+    lane.batches.clear()
+    it.ledger.settle_delivered(1, 2)
+    it.put(b"5\n")
+    it.put(b"6\n")
+    it.put(b"7\n")
+    assert [loss.lines for loss in it.lost()][1:] == [b"4\n"]
+
+
+def kept_alone(*lines: bytes, **options: Any) -> tuple[Admitting, Lane]:
+    """A lane with a batch of each event, which all wait in the backlog."""
+    it = Admitting(Level.PROCESS, max_batch_events=1, on_full="drop_oldest", **options)
+    lane = Lane("s", None)
+    it.schedule.add(lane)
+    it.restore_records(lane, KeptRecords(stream="s", fingerprint=None, lines=b"".join(lines), marks=()), 0.0)
+    it.schedule.make_ready(lane)
+    return it, lane
+
+
+def test_what_is_at_the_backlog_is_not_dropped() -> None:
+    """A batch that is about to be sent stays; those behind it make room, the oldest first."""
+    it, lane = kept_alone(b"1\n", b"2\n", b"3\n", b"4\n", max_pending_events=4)
+    assert it.schedule.take() is lane
+    lane.fire(LaneInput.ASK_BACKLOG)
+    for n in range(3):
+        it.put(b"5\n", "t")
+        assert [loss.lines for loss in it.lost()] == [b"2\n", b"3\n", b"4\n"][: n + 1]
+    assert [batch.lines for batch in lane.batches] == [b"1\n"]
+
+
+def test_a_lane_whose_batches_are_all_dropped() -> None:
+    """It is gone, unless the new event is its own."""
+    it, lane = kept_alone(b"1\n", b"2\n", max_pending_events=2)
+    it.put(b"3\n", "t")
+    assert [lane.stream for lane in it.schedule] == ["s", "t"]
+    it.put(b"4\n", "t")
+    assert [lane.stream for lane in it.schedule] == ["t"]
+    it, lane = kept_alone(b"1\n", max_pending_events=1)
+    it.put(b"2\n")
+    assert list(it.schedule) == [lane]
+    assert lane.waiting == 1
+    assert [loss.lines for loss in it.lost()] == [b"1\n"]
 
 
 def test_behind_what_waits_already() -> None:
