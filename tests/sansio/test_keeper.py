@@ -183,6 +183,31 @@ def test_split_before_what_came_later(
     assert ids(update(keeper, now=2.0)) == ["c"]
 
 
+def test_split_behind_what_came_before(keeper: Keeper, lane: Lane, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Halves are not put together with what was to be put before their batch."""
+    monkeypatch.setattr(keeper_module, "_CHUNK", 4)
+    put(keeper, Lane("views", None), make(keeper, "a"))
+    put(keeper, lane, batch := make(keeper, "b"))
+    keeper.split(lane, batch, split(batch))
+    assert ids(update(keeper)) == ["a"]
+    keeper.updated(0)
+    assert ids(update(keeper)) == ["b.1", "b.2"]
+
+
+def test_many_that_fail(keeper: Keeper, lane: Lane, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They come again in their order; those that are settled meanwhile take no room."""
+    monkeypatch.setattr(keeper_module, "_CHUNK", 9)
+    batches = [make(keeper, name) for name in "abcd"]
+    for batch in batches:
+        put(keeper, lane, batch)
+    assert ids(update(keeper)) == ["a", "b", "c"]
+    keeper.failed(0.0)
+    assert ids(update(keeper, now=1.0)) == ["a", "b", "c"]
+    keeper.failed(1.0)
+    keeper.settled(lane, batches[0])
+    assert ids(update(keeper, now=2.0)) == ["b", "c", "d"]
+
+
 def test_split_while_it_is_put(keeper: Keeper, lane: Lane) -> None:
     """What is kept when its halves are waiting to be is dropped when they are."""
     batch = make(keeper, "a")
