@@ -69,6 +69,7 @@ def test_kinds() -> None:
         parked(None),
     ]
     assert len({cause_and_words(report)[0] for report in reports}) == len(reports)
+    assert cause_and_words(parked(401))[0] == ("parked", 401)
     assert cause_and_words(loss(message="other"))[0] == cause_and_words(loss())[0]
     assert cause_and_words(parked(401, "other"))[0] == cause_and_words(parked(401))[0]
 
