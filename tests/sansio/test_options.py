@@ -7,6 +7,7 @@ import math
 import re
 from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
+from sys import float_info
 from typing import Any, get_type_hints
 
 import pytest
@@ -53,6 +54,7 @@ GOOD: list[tuple[str, Any, Any]] = [
     ("max_in_flight", 1, 1),
     ("max_in_flight", 1024, 1024),
     ("request_timeout", 0.5, 0.5),
+    ("request_timeout", float_info.max, float_info.max),
     ("retry", RetryPolicy(base=1.0), RetryPolicy(base=1.0)),
     ("on_loss", send, send),
     ("on_loss", None, None),
@@ -301,6 +303,39 @@ def test_none_and_empty_leave_it_to_others() -> None:
     options = Options.read({"endpoint": None, "max_batch_events": None, "retry": None}, ENVIRONMENT, resolve)
     assert (options.max_batch_events, options.retry.max_attempts) == (7, 3)
     assert read({"ATOM_MAX_BATCH_EVENTS": "", "ATOM_AUTH_KEY": ""}) == read()
+
+
+NULLABLE = {"auth_key", "max_pending_events", "block_timeout", "backlog", "on_loss", "transport"}
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(Options) if field.name not in NULLABLE])
+def test_none_is_no_value(name: str) -> None:
+    """An option that cannot be None is left to the environment by it, and null is refused there."""
+    assert getattr(Options.read({name: None}, ENVIRONMENT, resolve), name) == getattr(
+        Options.read({}, ENVIRONMENT, resolve), name
+    )
+    if name != "endpoint":
+        with pytest.raises(ValueError, match=f"ATOM_{name.upper()} must be "):
+            Options.read({}, {**ENVIRONMENT, f"ATOM_{name.upper()}": "null"}, resolve)
+
+
+@pytest.mark.parametrize("kind", [ImportError, AttributeError, ValueError])
+@pytest.mark.parametrize("variable", ["ATOM_ON_LOSS", "ATOM_TRANSPORT"])
+def test_what_cannot_be_resolved(variable: str, kind: type[Exception]) -> None:
+    """Whatever is wrong with a name, the variable and the reason are told."""
+
+    def missing(name: str) -> Any:
+        raise kind(f"there is no {name}")
+
+    message = f"{variable} must be package.module:name of something there is: there is no a:b"
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        Options.read({"endpoint": URL}, {variable: "a:b"}, missing)
+
+
+def test_a_retry_policy_that_cannot_be() -> None:
+    """The variable, how it is spelled, and what is wrong with it are told."""
+    with pytest.raises(ValueError, match=r'^ATOM_RETRY must be a JSON object, \{"base": 3, .*\}: RetryPolicy base '):
+        read({"ATOM_RETRY": '{"base": -1}'})
 
 
 def test_none_in_the_environment() -> None:
