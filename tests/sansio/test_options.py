@@ -33,6 +33,27 @@ class Transport:
     send = staticmethod(send)
 
 
+class Named:
+    """A path of somebody's own."""
+
+    def __fspath__(self) -> str:
+        return "events.db"
+
+
+class Opened:
+    """A backlog of somebody's own."""
+
+    def open(self) -> None: ...
+
+
+class Neither:
+    """What has the names, but not the methods."""
+
+    open = send = __fspath__ = None
+
+
+NAMED, OPENED = Named(), Opened()
+
 GOOD: list[tuple[str, Any, Any]] = [
     ("auth_key", "k", AuthKey("k")),
     ("auth_key", b"k", AuthKey("k")),
@@ -60,7 +81,10 @@ GOOD: list[tuple[str, Any, Any]] = [
     ("on_loss", None, None),
     ("backlog", "events.db", "events.db"),
     ("backlog", Path("events.db"), Path("events.db")),
+    ("backlog", NAMED, NAMED),
+    ("backlog", OPENED, OPENED),
     ("transport", Transport, Transport),
+    ("transport", send, send),
 ]
 
 BAD: list[tuple[str, Any, type[Exception]]] = [
@@ -93,7 +117,9 @@ BAD: list[tuple[str, Any, type[Exception]]] = [
     ("backlog", 5, TypeError),
     ("backlog", b"events.db", TypeError),
     ("backlog", "", ValueError),
+    ("backlog", Neither(), TypeError),
     ("transport", object(), TypeError),
+    ("transport", Neither(), TypeError),
     ("endpoint", "ftp://h", ValueError),
     ("endpoint", 5, TypeError),
     *(
