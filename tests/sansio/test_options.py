@@ -49,7 +49,7 @@ class Opened:
 class Neither:
     """What has the names, but not the methods."""
 
-    open = send = __fspath__ = None
+    open = send = __fspath__ = "text"
 
 
 NAMED, OPENED = Named(), Opened()
@@ -114,6 +114,7 @@ BAD: list[tuple[str, Any, type[Exception]]] = [
     ("max_in_flight", 1025, ValueError),
     ("retry", {"base": 1}, TypeError),
     ("on_loss", "print", TypeError),
+    ("on_loss", Transport(), TypeError),
     ("backlog", 5, TypeError),
     ("backlog", b"events.db", TypeError),
     ("backlog", "", ValueError),
