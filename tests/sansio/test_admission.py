@@ -23,6 +23,7 @@ from atom_sansio import (
     UpdateBacklog,
 )
 from atom_sansio._admission import Admission
+from atom_sansio._inlet import Inlet
 from atom_sansio._keeper import Keeper
 from atom_sansio._kept import KeptRecords
 from atom_sansio._lane import Lane
@@ -212,8 +213,7 @@ def test_how_much_is_lent() -> None:
         lent.append(it.lane().inlet.lent_bytes)
     assert lent[:3] == [8192, 2 * 5010, 2 * 8010]
     assert lent[3] == it.lane().full_size(it.max_bytes)
-    it.put(number(70_000))
-    assert it.lane().closed
+    it.lane().close_inlet()
     it.put(b"1\n")
     assert it.lane().inlet.lent_bytes == it.lane().full_size(it.max_bytes)
 
@@ -239,9 +239,9 @@ def test_events_that_are_lent_and_not_used() -> None:
     it = Admitting(max_batch_bytes=1024, max_pending_bytes=1024, max_pending_events=8, on_full="raise")
     it.put(number(900), "a")
     assert (it.lane("a").inlet.lent_bytes, it.lane("a").inlet.lent_events) == (900, 7)
+    it.ledger.reserve(0)
     it.put(b"1\n", "b")
-    it.put(b"1\n", "c")
-    assert [it.lane(stream).waiting for stream in "abc"] == [1, 1, 1]
+    assert [it.lane(stream).waiting for stream in "ab"] == [1, 1]
 
 
 def test_bytes_that_are_lent_and_not_used() -> None:
@@ -254,6 +254,22 @@ def test_bytes_that_are_lent_and_not_used() -> None:
     it.ledger.unreserve(0)
     it.put(number(3000), "b")
     assert [it.lane(stream).waiting for stream in "ab"] == [1, 1]
+
+
+def test_while_more_is_lent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing gets into the inlet without a decision just then."""
+    it = Admitting()
+    it.put(b"1\n")
+    lend, seen = Ledger.lend, []
+
+    def watched(self: Ledger, inlet: Inlet, *arguments: Any, **more: Any) -> None:
+        seen.append(inlet.max_size)
+        lend(self, inlet, *arguments, **more)
+
+    monkeypatch.setattr(Ledger, "lend", watched)
+    it.put(b"2\n")
+    assert seen == [0]
+    assert it.lane().inlet.max_size == 8192
 
 
 # -- room ---------------------------------------------------------------------------------------------------
@@ -480,6 +496,17 @@ def test_a_lane_whose_batches_are_all_dropped() -> None:
     assert list(it.schedule) == [lane]
     assert lane.waiting == 1
     assert [loss.lines for loss in it.lost()] == [b"1\n"]
+
+
+def test_a_lane_that_waits_for_an_answer() -> None:
+    """It stays, though all that waits in it is dropped."""
+    it = Admitting(max_pending_events=2, on_full="drop_oldest")
+    it.put(b"1\n", "a")
+    it.next_batch(it.lane("a"))
+    it.put(b"2\n", "a")
+    it.put(b"3\n", "b")
+    assert [loss.lines for loss in it.lost()] == [b"2\n"]
+    assert [lane.stream for lane in it.schedule] == ["a", "b"]
 
 
 def test_behind_what_waits_already() -> None:
