@@ -612,3 +612,41 @@ def test_a_flush_of_what_the_disk_does_not_take() -> None:
     core.abandon(now=0.0)
     assert flush.done
     assert not flush.result
+
+
+def test_what_is_at_the_backlog_counts_as_in_flight() -> None:
+    """No more batches are made than may be sent."""
+    core = make(Level.MEMORY, max_in_flight=1)
+    for stream in "ab":
+        core.track(stream, 1, now=0.0)
+    core.flush(now=0.0)
+    assert sends(core) == []
+    update = core.next_backlog_command(now=0.0)
+    assert isinstance(update, UpdateBacklog)
+    assert [kept.stream for kept, _ in update.put] == ["a"]
+
+
+def test_nothing_is_loaded_at_the_end() -> None:
+    """What was to be loaded stays where it is, and what comes of it all the same is ignored."""
+    core = make(Level.MEMORY, recovered=restored(2))
+    assert core.next_command(now=0.0) is None
+    core.abandon(now=0.0)
+    assert core.next_backlog_deadline() is None
+    assert core.next_backlog_command(now=0.0) is None
+    core.batch_loaded("old-1", b"1\n2\n")
+    core.batch_unreadable("old-1", "gone", now=0.0)
+    assert core.closed
+    assert core.statistics().pending == 2
+
+
+def test_sent_though_not_kept() -> None:
+    """While the backlog fails nobody waits for it."""
+    core = make(Level.MEMORY)
+    for stream in "ab":
+        core.track(stream, 1, now=0.0)
+        core.flush(now=0.0)
+        if stream == "a":
+            assert sends(core) == []
+            assert isinstance(core.next_backlog_command(now=0.0), UpdateBacklog)
+            core.backlog_failed("no space", now=0.0)
+        assert len(sends(core)) == 1

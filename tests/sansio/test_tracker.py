@@ -832,6 +832,17 @@ class TestBreaker:
         t.losses()
         assert t.core.statistics().in_flight == 3, "any answer below 500 lets all go on"
 
+    def test_a_probe_of_those_that_failed(self) -> None:
+        """With no other lane it is one of these that tries again, at the endpoint's time."""
+        t = self.failing()
+        t.now = 1.0
+        t.fail(t.send(), unit=0.5)
+        assert t.pull() == [], "the other lane's own pause is over, the endpoint's is not"
+        assert t.core.next_deadline() == 3.0
+        t.now = 3.0
+        t.answer(t.send())
+        assert len(t.sent()) == 1
+
     def test_a_failing_stream_that_is_given_up(self) -> None:
         """One stream whose batches fail and are given up, one after another, is still one stream."""
         t = Tracker(max_batch_events=1, retry=RetryPolicy(max_attempts=1))
