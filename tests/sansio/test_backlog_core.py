@@ -27,6 +27,7 @@ from atom_sansio import (
     Reply,
     ReportLoss,
     ReportParked,
+    RetryPolicy,
     SendRequest,
     TrackerClosed,
     TrackerCore,
@@ -650,3 +651,80 @@ def test_sent_though_not_kept() -> None:
             assert isinstance(core.next_backlog_command(now=0.0), UpdateBacklog)
             core.backlog_failed("no space", now=0.0)
         assert len(sends(core)) == 1
+
+
+def test_what_is_delivered_is_dropped() -> None:
+    """The backlog need not keep a batch that has arrived."""
+    core = make(Level.MEMORY)
+    core.track("a", 1, now=0.0)
+    core.flush(now=0.0)
+    assert sends(core) == []
+    assert isinstance(core.next_backlog_command(now=0.0), UpdateBacklog)
+    core.backlog_updated()
+    [command] = sends(core)
+    core.response_received(command.batch_id, Reply(status=200, headers=(), body=b""), now=0.0, unit=0.5)
+    update = core.next_backlog_command(now=0.0)
+    assert isinstance(update, UpdateBacklog)
+    assert update.drop == (command.batch_id,)
+
+
+@pytest.mark.parametrize("status", [503, 401])
+def test_let_go_while_it_cannot_be_sent(status: int) -> None:
+    """What is kept need not be in memory during a pause, or while its key is refused; it is loaded after that."""
+    options = Options.read({"endpoint": "http://c", "auth_key": "k0"}, {}, str)
+    core = TrackerCore(options, source="s", level=Level.MEMORY, window=0)
+    core.track("a", 1, now=0.0)
+    core.flush(now=0.0)
+    assert sends(core) == []
+    assert isinstance(core.next_backlog_command(now=0.0), UpdateBacklog)
+    core.backlog_updated()
+    [command] = sends(core)
+    core.response_received(command.batch_id, Reply(status=status, headers=(), body=b""), now=0.0, unit=0.0)
+    if status == 401:
+        assert isinstance(core.next_command(now=0.0), ReportParked)
+        core.set_auth_key("a", K1, now=0.0)
+    assert sends(core) == []
+    assert core.next_backlog_command(now=0.0) == LoadBatch(batch_id=command.batch_id)
+
+
+def test_what_is_loaded_waits_for_that() -> None:
+    """An update of others does not let it go."""
+    core = make(Level.MEMORY, recovered=restored(2))
+    assert sends(core) == []
+    assert core.next_backlog_command(now=0.0) == LoadBatch(batch_id="old-1")
+    core.track("b", 1, now=0.0)
+    core.flush(now=0.0)
+    assert sends(core) == []
+    assert isinstance(core.next_backlog_command(now=0.0), UpdateBacklog)
+    core.backlog_updated()
+    assert len(sends(core)) == 1
+    assert core.next_backlog_command(now=0.0) is None
+
+
+def test_one_batch_of_many_is_loaded() -> None:
+    """It is the next one, and goes back to the backlog alone when it cannot be sent and memory is short."""
+    options = Options.read({"endpoint": "http://c", "auth_key": "k0"}, {}, str)
+    core = TrackerCore(options, source="s", level=Level.MEMORY, window=0)
+    core.restore(Recovered(batches=(kept(2), kept(3, place=2)), records=(), generation=0), now=0.0)
+    for _ in range(2):
+        assert sends(core) == []
+        assert core.next_backlog_command(now=0.0) == LoadBatch(batch_id="old-1")
+        core.batch_loaded("old-1", b"1\n2\n")
+        [command] = sends(core)
+        assert (command.batch_id, command.events) == ("old-1", 2)
+        core.response_received("old-1", Reply(status=503, headers=(), body=b""), now=0.0, unit=0.0)
+
+
+def test_given_up_before_what_waits() -> None:
+    """A batch whose attempts are used up is lost, and what waits behind it goes on after the pause."""
+    core = make(Level.MEMORY, retry=RetryPolicy(max_attempts=1))
+    core.track("a", 1, now=0.0)
+    core.flush(now=0.0)
+    assert sends(core) == []
+    assert isinstance(core.next_backlog_command(now=0.0), UpdateBacklog)
+    core.backlog_updated()
+    [command] = sends(core)
+    core.track("a", 2, now=0.0)
+    core.send_failed(command.batch_id, ConnectionFailed("gone"), now=0.0, unit=0.5)
+    assert isinstance(core.next_command(now=0.0), ReportLoss)
+    assert core.next_deadline() == 3.0

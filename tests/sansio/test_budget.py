@@ -87,6 +87,19 @@ def test_retries_of_many_lanes() -> None:
     assert len(sends(core, deadline)) == 1
 
 
+def test_retries_beside_others() -> None:
+    """For every eight that are sent for the first time a retry goes, without a wait."""
+    core = core_with(max_in_flight=64)
+    for n in range(20):
+        core.track(f"s{n}", 1, now=0.0)
+    for command in sends(core, 0.0):
+        answer(core, command, 429, 0.0)
+    assert len(sends(core, 0.0)) == RESERVE
+    for n in range(8):
+        core.track(f"t{n}", 1, now=0.0)
+    assert len(sends(core, 0.0)) == 8 + 1
+
+
 def test_retries_when_the_trouble_is_over() -> None:
     """Each retry that is delivered lets another go, without a wait."""
     core = core_with(max_in_flight=64)

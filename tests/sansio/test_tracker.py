@@ -446,6 +446,28 @@ class TestKeys:
         t.track(2)
         assert signed_with(t.send()) == "new", "later events have it too"
 
+    def test_unparked_afresh(self) -> None:
+        """With the new key pauses begin as short as ever."""
+        t, command = self.refused()
+        t.fail(command)
+        t.now = 3.0
+        t.answer(t.send(), 401)
+        t.pull()
+        t.key("a", "new")
+        t.fail(t.send())
+        assert t.core.next_deadline() == 6.0
+
+    def test_what_was_refused(self) -> None:
+        """At the end the batch that was sent says what it was refused with, and the one behind it that it was not."""
+        t = Tracker(max_batch_events=2)
+        for n in (1, 2):
+            t.track(n)
+        t.answer(t.send(), 400)
+        t.answer(t.send(), 401)
+        t.pull()
+        t.core.abandon(now=0.0)
+        assert [(loss.events, loss.status) for loss in t.losses()] == [((1,), 401), ((2,), None)]
+
     def test_new_key_before_the_refusal(self) -> None:
         """A 401 for a key that has been replaced meanwhile is no refusal of the new one."""
         t, command = self.refused()
@@ -607,6 +629,18 @@ class TestFailures:
         assert [loss.events for loss in t.losses()] == [("y",)]
         assert t.core.next_deadline() == 50.0 + 0.5 * 3.0 * 2**2
 
+    def test_pauses_start_afresh(self) -> None:
+        """After a batch that was delivered the next one's first pause is as short as the first one's."""
+        t = Tracker(max_batch_events=1)
+        for text in "xy":
+            t.track(text)
+        t.fail(t.send())
+        assert t.core.next_deadline() == 3.0
+        t.now = 3.0
+        t.answer(t.send())
+        t.fail(t.send())
+        assert t.core.next_deadline() == 6.0
+
     def test_halves_start_afresh(self) -> None:
         """What a batch had failed with before it was split is not held against the innocent half."""
         t = Tracker(max_batch_events=2, retry=RetryPolicy(max_attempts=2, max_elapsed=100.0))
@@ -638,6 +672,16 @@ class TestFailures:
         assert (loss.reason, loss.status, loss.message, loss.attempts) == (LossReason.EXPIRED, None, "reset", 2)
         assert loss.time == UNIX + 110.0
         assert t.core.statistics().lanes == 0
+
+    def test_max_elapsed_since_the_very_beginning(self) -> None:
+        """It counts from when the batch was sent first, be that at a clock's zero."""
+        t = Tracker(max_batch_events=1, retry=RetryPolicy(max_elapsed=10.0))
+        t.track(1)
+        command = t.send()
+        for t.now, lost in ((9.5, 0), (10.0, 1)):
+            t.fail(command, unit=0.0)
+            commands = t.pull()
+            assert sum(isinstance(each, ReportLoss) for each in commands) == lost
 
     def test_stale(self) -> None:
         """A connection that was closed while idle costs no pause, once; the second in a row does."""
@@ -742,7 +786,7 @@ class TestRefusals:
             later = t.send()
         t.answer(later, 413)
         (loss, *_) = t.losses()
-        assert (loss.reason, loss.status, loss.count) == (LossReason.TOO_LARGE, 413, 1)
+        assert (loss.reason, loss.status, loss.count, loss.message) == (LossReason.TOO_LARGE, 413, 1, "words")
 
     def test_learning_has_a_limit(self) -> None:
         """Small bodies that are refused for their size teach nothing, or batches would end at one event."""
@@ -831,6 +875,18 @@ class TestBreaker:
         t.answer(probe, 404)
         t.losses()
         assert t.core.statistics().in_flight == 3, "any answer below 500 lets all go on"
+
+    @pytest.mark.parametrize(("status", "at_once"), [(499, 2), (500, 0), (599, 0)])
+    def test_which_answers_are_failures(self, status: int, at_once: int) -> None:
+        """An endpoint that answers two lanes with 500 or more is in trouble; with anything less it is not."""
+        t = Tracker(max_batch_events=1)
+        for stream in "ab":
+            t.track(1, stream)
+        for command in t.sent():
+            t.answer(command, status)
+        for stream in "cd":
+            t.track(1, stream)
+        assert sum(isinstance(command, SendRequest) for command in t.pull()) == at_once
 
     def test_a_probe_of_those_that_failed(self) -> None:
         """With no other lane it is one of these that tries again, at the endpoint's time."""
