@@ -46,6 +46,7 @@ _TESTS: Final = {
     "_schedule": ["schedule", "tracker", "backlog_core", "budget"],
     "_losses": ["losses"],
     "_admission": ["admission", "tracker", "backlog_core", "backlog_found", "intake"],
+    "_delivery": ["tracker", "backlog_core", "backlog_found", "budget"],
     "_options": ["options"],
     "_messages": ["messages"],
 }
