@@ -30,7 +30,7 @@ _TESTS: Final = {
     "_endpoint": ["endpoint"],
     "_http": ["http"],
     "_state": ["state", "tracker"],
-    "_flush": ["flush"],
+    "_flush": ["flush", "receipt"],
     "_client": ["client"],
     "_inlet": ["inlet", "intake", "lane"],
     "_intake": ["intake"],

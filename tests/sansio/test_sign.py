@@ -106,3 +106,8 @@ def test_wrong_value(key: str | bytes, why: str) -> None:
     with pytest.raises(ValueError, match=why) as info:
         AuthKey(key)
     assert CANARY[:4] not in str(info.value)
+
+
+def test_unfinished() -> None:
+    """A key that could not be made, which a traceback may show, says so."""
+    assert repr(AuthKey.__new__(AuthKey)) == "<AuthKey unfinished>"
