@@ -452,9 +452,7 @@ class TrackerCore:
             self._taking_up = False
             self._told_deadline = -inf  # what the driver was told may be too late now
 
-    # -- sending --------------------------------------------------------------------------------------
-
-    # -- outcomes; the batch of a lane that was in flight is its last one ---------------------------------
+    # -- all lanes --------------------------------------------------------------------------------------
 
     def _flush(self) -> Flush:
         lanes = list(self._schedule)
