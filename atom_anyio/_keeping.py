@@ -81,7 +81,11 @@ class Keeping:
             event.set()
 
     async def settle(self, record: Record, until: float, *, may_wait: bool) -> None:
-        """Wait until *record* is written.  When cancelled while the disk does not take it, it was not accepted.
+        """Wait until *record* is written.
+
+        When cancelled, it takes the record back.  One that is being written just then comes to its end first, and
+        may have been accepted.  What a scope's cancellation does then is left to the next checkpoint; asyncio's own
+        ``cancel()`` comes once, so it is raised though the event was accepted.
 
         Raises:
             BacklogFull: it is not written by *until*, or ``on_full`` does not let this call wait.
@@ -94,14 +98,17 @@ class Keeping:
                 if record.trouble and late and self._take_back(record):
                     raise BacklogFull(record.trouble)
                 # What is being written is not to be called off; that it takes long is not to be feared.
-                shield = not record.trouble or record.state is RecordState.WRITING
-                with anyio.CancelScope(deadline=math.inf if shield else until, shield=shield):
+                writing = record.state is RecordState.WRITING
+                patient = writing or not record.trouble
+                with anyio.CancelScope(deadline=math.inf if patient else until, shield=writing):
                     await self._written.wait()
         except anyio.get_cancelled_exc_class():
             with anyio.CancelScope(shield=True):
                 while record.state is RecordState.WRITING:
                     await self._written.wait()
-            if self._take_back(record) or record.state is RecordState.REFUSED:
+            self._take_back(record)
+            cancelled_again = anyio.current_effective_deadline() == -math.inf
+            if record.state is RecordState.REFUSED or not cancelled_again:
                 raise
 
     async def wait_written(self) -> None:
@@ -131,7 +138,10 @@ class Keeping:
 
     def _take_back(self, record: Record) -> bool:
         with self._lock:
-            return self._core.take_back(record)
+            taken = self._core.take_back(record)
+        if taken:
+            self._work_came()  # there is room again
+        return taken
 
     def _next_records(self, now: float) -> BacklogCommand | None:
         with self._lock:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 import anyio
 import anyio.to_thread
-from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint_if_cancelled
+from anyio.lowlevel import checkpoint
 
 from atom_sansio import (
     AuthKey,
@@ -161,13 +161,17 @@ class Tracker(Intake[Receipt]):
         """:meth:`track_nowait`, but wait while the backlog is full and ``on_full`` is ``block``.
 
         With a backlog, it also waits until the event is as safe as the backlog's level says, which
-        :meth:`track_nowait` leaves to be done in a moment.  When cancelled while it waits, the event was not accepted.
+        :meth:`track_nowait` leaves to be done in a moment.
+
+        When it is cancelled and raises that, the event was not accepted, but for one case: asyncio's own
+        ``cancel()``, and with it ``asyncio.timeout`` and ``asyncio.TaskGroup``, while the record is being written.
+        Then it may have been; ``statistics()`` counts it if it was.
 
         Raises:
             BacklogFull: there was no room within ``block_timeout``, or ``on_full`` is ``raise``.
         """
         auth_key = None if auth_key is None else AuthKey.of(auth_key)  # a traceback may show the locals
-        await checkpoint_if_cancelled()
+        await checkpoint()  # before the event is accepted: what is cancelled after that would seem not to be
         timeout = self._options.block_timeout
         until = math.inf if timeout is None else anyio.current_time() + timeout
         while True:
@@ -182,7 +186,6 @@ class Tracker(Intake[Receipt]):
                 await self._room.wait()
         if record is not None and self._keeping is not None:
             await self._keeping.settle(record, until, may_wait=self._options.on_full is OnFull.BLOCK)
-        await cancel_shielded_checkpoint()
         return given
 
     def _admit(

@@ -298,35 +298,78 @@ class TestCancellation:
             n += 1
         assert n > 5
 
-    @pytest.mark.parametrize("call", ["track", "flush", "stop"])
-    def test_task_cancel(self, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
-        """asyncio's own task.cancel(), which no scope shields from, loses nothing either and leaves nothing waiting."""
+    @pytest.mark.parametrize("fails", [False, True])
+    def test_task_cancel(self, monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
+        """asyncio's own task.cancel() comes once, so track() always raises it; what it did not accept is not sent."""
+
+        async def main(delay: float) -> None:
+            disk = Disk(takes=lambda called: 1.0 if called == "append" else 0.0)
+            transport = Slow(1.0)
+            async with Tracker(ENDPOINT, transport=transport, backlog=disk) as tracker:
+                await tracker.track("a", 1)
+                disk.fails = lambda called: "full" if fails and called == "append" else None
+                first = asyncio.ensure_future(tracker.track("a", 2))  # is written first
+                await asyncio.sleep(0.01)
+                task = asyncio.ensure_future(tracker.track("a", 3))
+                await asyncio.sleep(delay)
+                task.cancel()
+                done, _ = await asyncio.wait([task], timeout=2.5)
+                assert done
+                assert task.cancelled() == (delay < 2 or fails)
+                disk.fails = lambda called: None
+                await first
+                await tracker.track("a", 4)
+            accepted = 3 + (delay > 1 and not fails)
+            check(tracker, disk, transport, accepted)
+            assert events_of(transport) == [1, 2, 3, 4] if accepted == 4 else [1, 2, 4]
+
+        monkeypatch.setattr(anyio.to_thread, "run_sync", without_threads)
+        for tenths in range(1, 30, 3):
+            run_on("asyncio", VIRTUAL["asyncio"](), partial(main, tenths / 10 + 0.05), patience=1e6)
+
+    @pytest.mark.parametrize("call", ["flush", "stop"])
+    def test_task_cancel_of_others(self, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+        """It loses nothing and leaves nothing waiting where it hits flush() or stop(), either."""
 
         async def main(delay: float) -> None:
             disk = Disk(takes=lambda called: 1.0)
             transport = Slow(1.0)
             async with Tracker(ENDPOINT, transport=transport, backlog=disk) as tracker:
                 await tracker.track("a", 1)
-                calls: dict[str, Callable[[], Coroutine[Any, Any, Any]]] = {
-                    "track": lambda: tracker.track("a", 2),
-                    "flush": tracker.flush,
-                    "stop": tracker.stop,
-                }
-                task = asyncio.ensure_future(calls[call]())
-                await anyio.sleep(delay)
-                task.cancel()
-                ended = True
-                try:
-                    await task
-                except asyncio.CancelledError:
-                    ended = False
+                task = asyncio.ensure_future(getattr(tracker, call)())
+                await asyncio.sleep(delay)
+                cancelled = task.cancel()
+                await asyncio.wait([task])
+                assert task.cancelled() == cancelled
                 if call != "stop":
                     await tracker.track("a", 3)
-            check(tracker, disk, transport, {"track": 2 + ended, "flush": 2, "stop": 1}[call])
+            check(tracker, disk, transport, 1 + (call != "stop"))
 
         monkeypatch.setattr(anyio.to_thread, "run_sync", without_threads)
         for tenths in range(1, 50, 3):
             run_on("asyncio", VIRTUAL["asyncio"](), partial(main, tenths / 10), patience=1e6)
+
+    def test_behind_a_disk_that_hangs(self, run_virtually: Any) -> None:
+        """A track() whose record only waits behind one that is being written can be cancelled, and gives its room."""
+
+        async def main() -> None:
+            disk = Disk(takes=lambda called: 60.0 if called == "append" else 0.0)
+            transport = MemoryTransport()
+            options: Any = {"transport": transport, "backlog": disk, "max_pending_events": 2}
+            async with Tracker(ENDPOINT, **options) as tracker, anyio.create_task_group() as group:
+                group.start_soon(tracker.track, "a", 1)
+                await anyio.sleep(1)
+                start = anyio.current_time()
+                with anyio.move_on_after(2) as scope:
+                    await tracker.track("a", 2)
+                assert scope.cancelled_caught
+                assert anyio.current_time() - start == pytest.approx(2)
+                tracker.track_nowait("a", 3)
+                await anyio.sleep(200)
+            check(tracker, disk, transport, 2)
+            assert events_of(transport) == [1, 3]
+
+        run_virtually(main)
 
 
 class TestStop:

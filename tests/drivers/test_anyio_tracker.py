@@ -174,6 +174,29 @@ class TestCancellation:
             n += 1
         assert n > 1
 
+    @pytest.mark.parametrize("full", [False, True])
+    def test_task_cancel(self, full: bool) -> None:
+        """asyncio's own task.cancel() of a track() is raised, and then nothing was accepted, or comes too late."""
+
+        async def main(turns: int) -> bool:
+            transport = Slow(0.0)
+            options = {"max_pending_events": 1, "max_batch_events": 1} if full else {}
+            async with Tracker(ENDPOINT, transport=transport, **options) as tracker:
+                await tracker.track("a", 1)
+                task = asyncio.ensure_future(tracker.track("a", 2))
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                cancelled = task.cancel()
+                await asyncio.wait([task])
+                assert task.cancelled() == cancelled
+            check(tracker, transport, 2 - cancelled)
+            return cancelled
+
+        turns = 0
+        while run_on("asyncio", VIRTUAL["asyncio"](), partial(main, turns), patience=1e6):
+            turns += 1
+        assert turns > 1
+
     def test_already_cancelled(self, run: Any) -> None:
         """In a scope that was cancelled before, track() accepts nothing."""
 
@@ -502,12 +525,12 @@ class TestLife:
 
         run(main)
 
-    def test_no_room(self, run: Any) -> None:
+    def test_no_room(self, run_virtually: Any) -> None:
         """track_nowait() raises where track() waits, and so does track() when told to."""
 
         async def main() -> None:
             for on_full in ("block", "raise"):
-                transport = MemoryTransport()
+                transport = Slow()
                 async with Tracker(ENDPOINT, transport=transport, max_pending_events=1, on_full=on_full) as tracker:
                     await tracker.track("a", 1)
                     with pytest.raises(BacklogFull):
@@ -520,7 +543,7 @@ class TestLife:
             with pytest.raises(BacklogFull):
                 await tracker.track("a", 2)
 
-        run(main)
+        run_virtually(main)
 
     def test_environment(self, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         """Options are taken from the environment, and arguments win."""
