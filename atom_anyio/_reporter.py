@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 import logging
+import traceback
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
 import anyio
@@ -14,6 +16,8 @@ from anyio.abc import TaskGroup
 
 from atom_sansio import Loss, ReportLoss, ReportParked
 from atom_sansio._logged import cause_and_words
+
+from ._loop import Loop
 
 logger = logging.getLogger("atom")
 
@@ -29,9 +33,10 @@ class Reporter:
     logged, once for each type of exception.
     """
 
-    def __init__(self, on_loss: Callable[[Loss], object] | None, group: TaskGroup) -> None:
+    def __init__(self, on_loss: Callable[[Loss], object] | None, group: TaskGroup, loop: Loop) -> None:
         self._on_loss = on_loss
         self._group = group
+        self._loop = loop
         self._waiting: deque[ReportLoss | ReportParked] = deque()
         self._scope: anyio.CancelScope | None = None
         self._all_told = anyio.Event()
@@ -61,29 +66,31 @@ class Reporter:
         if self._scope is not None:
             self._scope.cancel()
 
+    def log_rest(self) -> None:
+        """Log what was not told, as if there were no ``on_loss``."""
+        while self._waiting:
+            self._log_once(*cause_and_words(self._drop()))
+        self._log_untold()
+
     async def _run(self, scope: anyio.CancelScope) -> None:
         with scope:
             while self._waiting:
-                report = self._waiting[0]
                 try:
-                    await self._tell(report)
+                    await self._tell(self._waiting[0])
                 # Whatever the callback does stays its own affair; that it raises what cancels a task, too.
                 except (Exception, SystemExit, anyio.get_cancelled_exc_class()) as error:
-                    if scope.cancel_called:
-                        raise
+                    if scope.cancel_called or self._loop.cancelled():
+                        break
                     self._log_once(type(error), f"on_loss raised {type(error).__name__}", error)
-                self._held -= _size(report)
-                self._waiting.popleft()
-            untold, self._untold = self._untold, 0
-            if untold:
-                logger.error(
-                    "on_loss is slower than losses come: it was not told of %d, which statistics() counts", untold
-                )
-        for report in self._waiting:  # it was closed
-            self._log_once(*cause_and_words(report))
-        self._waiting.clear()
+                self._drop()
+        self.log_rest()  # it was closed, or asyncio's own cancel() has hit it
         self._scope = None
         self._all_told.set()
+
+    def _drop(self) -> ReportLoss | ReportParked:
+        report = self._waiting.popleft()
+        self._held -= _size(report)
+        return report
 
     async def _tell(self, report: ReportLoss | ReportParked) -> None:
         if self._on_loss is None or isinstance(report, ReportParked):
@@ -99,7 +106,22 @@ class Reporter:
     def _log_once(self, cause: object, message: str, error: BaseException | None = None) -> None:
         if cause not in self._logged:
             self._logged.add(cause)
+            self.log(message, error)
+
+    def _log_untold(self) -> None:
+        untold, self._untold = self._untold, 0
+        if untold:
+            self.log(f"on_loss is slower than losses come: it was not told of {untold}, which statistics() counts")
+
+    def log(self, message: str, error: BaseException | None = None) -> None:
+        """Log *message*.  A handler of the user's that raises must not end the task that logs."""
+        try:
             logger.error(message, exc_info=error)
+        except (Exception, SystemExit):
+            # As logging does where a handler cannot write; that fails where stderr is closed.
+            with suppress(Exception):
+                if logging.raiseExceptions:
+                    traceback.print_exc()
 
 
 def _call(on_loss: Callable[[Loss], object], loss: Loss) -> tuple[object]:

@@ -90,7 +90,7 @@ class Tracker(Intake[Receipt]):
         self._senders = 0
         self._scopes: set[anyio.CancelScope] = set()
         self._group = await anyio.create_task_group().__aenter__()
-        self._reporter = Reporter(self._options.on_loss, self._group)
+        self._reporter = Reporter(self._options.on_loss, self._group, self._loop)
         offset = time.time() - self._loop.now()
         self._core = core = TrackerCore(
             self._options,
@@ -370,8 +370,8 @@ class Tracker(Intake[Receipt]):
             outcome = error
         # A transport of the user's may raise anything; what cancels a task, too.
         except (Exception, SystemExit, anyio.get_cancelled_exc_class()) as error:
-            if scope.cancel_called:
-                raise
+            if scope.cancel_called:  # it is cut off, whatever it makes of that
+                return
             outcome = ConnectionFailed(f"the transport raised {type(error).__name__}: {error}")
         if not isinstance(outcome, (Reply, RemoteError)):
             outcome = ConnectionFailed(f"the transport gave a {type(outcome).__name__} for a Reply")

@@ -879,6 +879,25 @@ class TestReports:
             "1 events of stream 't' are lost (reject",
         ]
 
+    def test_number_that_there_is_no_time_for(
+        self, run_virtually: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """How many losses were too much for a slow on_loss is logged, also when it is cut off in the end."""
+        monkeypatch.setattr("atom_anyio._reporter.MAX_HELD", 5)
+
+        async def main() -> None:
+            async def on_loss(loss: Loss) -> None:
+                await anyio.sleep(60)
+
+            transport = MemoryTransport([400] * 4)
+            async with Tracker(ENDPOINT, transport=transport, on_loss=on_loss, max_batch_events=1) as tracker:
+                for n in range(4):
+                    await tracker.track("s", n)
+                await tracker.flush()
+
+        run_virtually(main)
+        assert caplog.messages[-1].startswith("on_loss is slower than losses come: it was not told of 2")
+
 
 def test_blocking_is_noticed(run: Any) -> None:
     """These tests notice what blocks the loop."""

@@ -85,6 +85,81 @@ def test_a_transport_that_cancels(error: type[BaseException]) -> None:
 
 
 @pytest.mark.anyio
+async def test_a_callback_that_changes_what_cancels_it(caplog: pytest.LogCaptureFixture) -> None:
+    """A callback that is cut off in the end, and raises its own exception for that, ends no program by it."""
+
+    async def on_loss(loss: Loss) -> None:
+        try:
+            await anyio.sleep_forever()
+        except BaseException as error:
+            raise RuntimeError("could not tell") from error
+
+    transport = atom_anyio.MemoryTransport([400, 422])
+    async with atom_anyio.Tracker(ENDPOINT, max_batch_events=1, transport=transport, on_loss=on_loss) as tracker:
+        for stream in "ab":
+            await tracker.track(stream, 1)
+        await tracker.flush()
+        await tracker.stop(0.01)
+    assert [message[:32] for message in sorted(caplog.messages)] == [
+        "1 events of stream 'a' are lost ",
+        "1 events of stream 'b' are lost ",
+    ]
+
+
+@pytest.mark.anyio
+async def test_a_transport_that_changes_what_cancels_it() -> None:
+    """So does a transport, whose events are lost."""
+
+    class Hanging:
+        async def send(self, request: Request, *, timeout: float) -> Reply:
+            try:
+                await anyio.sleep_forever()
+            except BaseException as error:
+                raise RuntimeError("cut off") from error
+
+        async def aclose(self) -> None:
+            pass
+
+    told = []
+
+    async def on_loss(loss: Loss) -> None:
+        told.append(loss.count)
+
+    async with atom_anyio.Tracker(ENDPOINT, max_batch_events=1, transport=Hanging(), on_loss=on_loss) as tracker:
+        await tracker.track("a", 1)
+        await tracker.track("b", 1)
+        assert (await tracker.stop(0.01)).lost == 2
+    assert told == [1, 1]
+
+
+@pytest.mark.anyio
+async def test_a_log_handler_that_raises(capsys: pytest.CaptureFixture[str]) -> None:
+    """A handler that raises is shown as logging shows it, and the tracker goes on."""
+
+    class Faulty(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise ValueError("a bug in a user's handler")
+
+    told = []
+
+    async def raises_once(loss: Loss) -> None:
+        told.append(loss.count)
+        if len(told) == 1:
+            raise KeyError("a bug in a user's callback")
+
+    handler = Faulty()
+    logging.getLogger("atom").addHandler(handler)
+    try:
+        for on_loss in (None, raises_once):
+            tracker = await _deliver(transport=atom_anyio.MemoryTransport([400, 400]), on_loss=on_loss)
+            assert sum(tracker.statistics().lost.values()) == 2
+            assert "a bug in a user's handler" in capsys.readouterr().err
+    finally:
+        logging.getLogger("atom").removeHandler(handler)
+    assert told == [1, 1]
+
+
+@pytest.mark.anyio
 async def test_an_awaitable_from_on_loss() -> None:
     """What a callback gives back is awaited if that can be, though it is no coroutine function."""
     told = []
