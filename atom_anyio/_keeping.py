@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import anyio
@@ -23,6 +24,7 @@ from atom_sansio import (
     UpdateBacklog,
 )
 
+from ._call import Call
 from ._loop import Loop
 
 if TYPE_CHECKING:
@@ -62,15 +64,17 @@ class Keeping:
         self._limiter = anyio.CapacityLimiter(2)  # not the one that others share, which may be used up
         self._asked = [anyio.Event(), anyio.Event()]  # for each task
         self._written = anyio.Event()  # something was done
-        self._ended = anyio.Event()
-        self._scopes = [anyio.CancelScope(shield=True), anyio.CancelScope(shield=True)]
-        self._left = 2  # tasks
+        self._group = group
+        self._scopes: list[anyio.CancelScope | None] = [None, None]  # of each task, while there is one
+        self._left = {0, 1}  # tasks that are not done
         self._at_work = 0
         self._finished = False
+        self._interrupted: set[int] = set()  # tasks that were hit by it
+        self._given_up = False
+        self._closed = False
         self.records = backlog.level is not Level.MEMORY
         """Whether there is a record for each event."""
-        group.start_soon(self._work, 0, self._next_records, name="atom-records")
-        group.start_soon(self._work, 1, self._next_command, name="atom-backlog")
+        self._start()
 
     def look(self) -> None:
         """Have done what the core asks for now.  The loop may call this outside of any task."""
@@ -79,6 +83,15 @@ class Keeping:
                 return
         for event in self._asked:
             event.set()
+
+    def _start(self) -> None:
+        """Start what does not run: asyncio's own ``cancel()`` ends a task early, or before it has begun."""
+        if self._given_up:
+            return
+        if self._scopes[0] is None and 0 in self._left:
+            self._group.start_soon(self._work, 0, self._next_records, name="atom-records")
+        if self._scopes[1] is None and 1 in self._left:
+            self._group.start_soon(self._work, 1, self._next_command, name="atom-backlog")
 
     async def settle(self, record: Record, until: float, *, may_wait: bool) -> None:
         """Wait until *record* is written.
@@ -90,6 +103,7 @@ class Keeping:
         Raises:
             BacklogFull: it is not written by *until*, or ``on_full`` does not let this call wait.
         """
+        self._start()
         try:
             while record.state is not RecordState.ACCEPTED:
                 if record.state is RecordState.REFUSED:
@@ -113,6 +127,7 @@ class Keeping:
 
     async def wait_written(self) -> None:
         """Wait for the records of calls that did not wait for them, unless the disk does not take them."""
+        self._start()
         record = self._core.last_record
         while record is not None and record.pending and not record.trouble:
             await self._written.wait()
@@ -126,11 +141,16 @@ class Keeping:
         for event in self._asked:
             event.set()
         with anyio.CancelScope(deadline=max(until, self._loop.now() + CLOSE_TIME), shield=True):
-            await self._ended.wait()
+            while not (self._closed or self._given_up):
+                self._start()
+                await self._written.wait()
+        self._given_up = True
         for scope in self._scopes:
-            scope.cancel()
+            if scope is not None:
+                scope.cancel()
         with anyio.CancelScope(shield=True):
-            await self._ended.wait()
+            while self._scopes != [None, None]:
+                await self._written.wait()
         with self._lock:
             while self._core.next_records(now=math.inf) is not None:
                 self._core.records_refused(TOO_SLOW, now=self._loop.now())
@@ -152,15 +172,28 @@ class Keeping:
             return self._core.next_backlog_command(now=now, records=False)
 
     async def _work(self, task: int, next_: Callable[[float], BacklogCommand | None]) -> None:
+        if self._given_up or self._scopes[task] is not None or task not in self._left:
+            return  # it was started twice before it could run
         # Shielded, so that what was accepted is kept though the program is cancelled; finish() ends it.
-        with self._scopes[task]:
-            while (command := await self._next(task, next_)) is not None:
-                await self._perform(command)
-            if self._left == 1:
-                await self._in_thread(self._backlog.close)
-        self._left -= 1
-        if not self._left:
-            self._ended.set()
+        scope = self._scopes[task] = anyio.CancelScope(shield=True)
+        try:
+            with scope:
+                while (command := await self._next(task, next_)) is not None:
+                    await self._perform(command)
+                    if self._interrupted and anyio.get_current_task().id in self._interrupted:
+                        raise anyio.get_cancelled_exc_class()
+                self._left.discard(task)
+                if not self._left:
+                    try:
+                        await self._in_thread(self._backlog.close)
+                    finally:
+                        self._closed = True
+        except anyio.get_cancelled_exc_class():
+            self._interrupted.discard(anyio.get_current_task().id)  # raised, it would cancel the whole group
+        finally:
+            self._scopes[task] = None
+            self._notify()
+        self._start()
 
     async def _next(self, task: int, next_: Callable[[float], BacklogCommand | None]) -> BacklogCommand | None:
         now = self._loop.now()
@@ -236,8 +269,21 @@ class Keeping:
             with self._lock:
                 self._core.batch_loaded(command.batch_id, lines)
 
-    async def _in_thread(self, call: Callable[..., T], *args: Any) -> T:
-        return await anyio.to_thread.run_sync(call, *args, abandon_on_cancel=True, limiter=self._limiter)
+    async def _in_thread(self, function: Callable[..., T], *args: Any) -> T:
+        while True:
+            call = Call(self._loop, function, *args)
+            wait: Callable[[], Awaitable[T]]
+            wait = partial(anyio.to_thread.run_sync, call, abandon_on_cancel=True, limiter=self._limiter)
+            while True:
+                try:
+                    return await wait()
+                except anyio.get_cancelled_exc_class() as error:
+                    if self._given_up or error is call.error:
+                        raise
+                    self._interrupted.add(anyio.get_current_task().id)  # this comes to its end first
+                    if call.prevent():
+                        break
+                    wait = call.wait
 
 
 def _words(error: BaseException) -> str:

@@ -34,7 +34,9 @@ from atom_sansio import (
     encode_event,
 )
 from atom_sansio._shown import shown
+from atom_sansio._state import TrackerState
 
+from ._call import Call
 from ._environment import read_options
 from ._loop import Loop
 from ._receipt import Receipt
@@ -53,6 +55,9 @@ if TYPE_CHECKING:
 
 REPORT_TIME = 0.25
 """Seconds of a ``stop`` at most that are kept for telling ``on_loss`` what could not be sent."""
+
+CLOSE_TIME = 1.0
+"""Seconds that a transport has to close when stopping was cut short."""
 
 
 class Tracker(Intake[Receipt]):
@@ -110,13 +115,55 @@ class Tracker(Intake[Receipt]):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> bool | None:
-        with anyio.CancelScope(shield=True):
-            await self.stop()
-        if isinstance(error, anyio.get_cancelled_exc_class()):
-            return await self._group.__aexit__(kind, error, where)
-        # The block's own error is none of the group's business, which would wrap it in another.
-        await self._group.__aexit__(None, None, None)
-        return None
+        try:
+            try:
+                with anyio.CancelScope(shield=True):
+                    await self.stop()
+            except BaseException:  # asyncio's own cancel(), a second Ctrl-C, an error of the transport's
+                self._abandon()
+                while not await self._clean_up():
+                    pass
+                self._group.cancel_scope.shield = True
+                await self._group.__aexit__(None, None, None)
+                raise
+            if isinstance(error, anyio.get_cancelled_exc_class()):
+                return await self._group.__aexit__(kind, error, where)
+            # The block's own error is none of the group's business, which would wrap it in another.
+            await self._group.__aexit__(None, None, None)
+            return None
+        finally:
+            self._reporter.log_rest()
+
+    def _abandon(self) -> None:
+        """Let nothing be sent any more: what has no outcome is lost, or stays in the backlog."""
+        with self._lock:
+            self._entered.abandon(now=self._loop.now())
+        for scope in self._scopes:
+            scope.cancel()
+        self._notify_progress()
+
+    async def _clean_up(self) -> bool:
+        """What :meth:`stop` did not come to, in little time; return whether it was not interrupted once more."""
+        try:
+            with anyio.CancelScope(shield=True):
+                self._report()
+                if self._keeping is not None:
+                    await self._keeping.finish(self._loop.now())
+                    self._report()
+                self._reporter.close()
+                with anyio.move_on_after(CLOSE_TIME):
+                    await self._transport.aclose()
+        except (anyio.get_cancelled_exc_class(), KeyboardInterrupt):
+            return False
+        except Exception as error:
+            self._reporter.log(f"the transport raised {type(error).__name__} when it was closed", error)
+        return True
+
+    def _report(self) -> None:
+        """Have the rest of the reports told."""
+        while (report := self._pull()[0]) is not None:
+            assert not isinstance(report, SendRequest)  # it is closed
+            self._reporter.put(report)
 
     # -- what users call ------------------------------------------------------------------------------
 
@@ -243,16 +290,10 @@ class Tracker(Intake[Receipt]):
             flush = core.close(now=self._loop.now())
         self._wake()
         await self._follow(flush, until - min(REPORT_TIME, timeout / 10))
-        with self._lock:
-            if not flush.done or self._keeping is not None:  # others may still be waiting for records
-                core.abandon(now=self._loop.now())
-        for scope in self._scopes:
-            scope.cancel()
-        self._notify_progress()
+        self._abandon()  # if there is nothing left of these events, others may still be waiting for records
         if self._keeping is not None:
             await self._keeping.finish(until)
-        while (report := self._pull()[0]) is not None:
-            await self._perform(report, anyio.CancelScope())
+        self._report()
         with anyio.CancelScope(deadline=until):
             await self._reporter.wait()
         self._reporter.close()
@@ -313,9 +354,16 @@ class Tracker(Intake[Receipt]):
                 backlog.close()
                 raise
 
+        call = Call(self._loop, open_and_read)
         with anyio.CancelScope(shield=True):  # or nobody would close what was opened
-            opened = await anyio.to_thread.run_sync(open_and_read)
-        return opened  # noqa: RET504 - mypy thinks that the scope may swallow an exception
+            try:
+                opened = await anyio.to_thread.run_sync(call)
+            except anyio.get_cancelled_exc_class():  # asyncio's own cancel(), which comes through the shield
+                if not call.prevent():
+                    backlog, _ = await call.wait()
+                    await anyio.to_thread.run_sync(backlog.close)
+                raise
+        return opened
 
     @property
     def _entered(self) -> TrackerCore:
@@ -329,6 +377,8 @@ class Tracker(Intake[Receipt]):
         """What a sender does: the next thing, until there is nothing left to do."""
         while (command := await self._next_command()) is not None:
             await self._perform(command, scope)
+            if self._loop.cancelled():
+                break
 
     def _pull(self) -> tuple[Command | None, float | None]:
         with self._lock:
@@ -341,7 +391,7 @@ class Tracker(Intake[Receipt]):
         core = self._entered
         while True:
             command, deadline = self._pull()
-            if command is not None or core.closed:
+            if command is not None or core.state is TrackerState.CLOSED:  # what is to be told then, stop() looks for
                 break
             work = anyio.Event()
             self._idle.append(work)
@@ -416,9 +466,18 @@ class Tracker(Intake[Receipt]):
             self._scopes.add(scope)
             try:
                 await self._run(scope)
+            except anyio.get_cancelled_exc_class():
+                if scope.cancel_called:
+                    raise
+                # asyncio's own cancel() ends this sender, but raised it would cancel the whole group.
             finally:
                 self._scopes.discard(scope)
                 self._senders -= 1
+            # Another takes over, unless this was the end.
+            if self._idle:
+                self._wake()
+            elif not self._senders and self._entered.state is not TrackerState.CLOSED:
+                self._start_sender()
 
 
 def _check_timeout(timeout: float) -> float:

@@ -130,14 +130,15 @@ async def without_threads(
     call: Callable[..., Any], *args: Any, limiter: Any = None, abandon_on_cancel: Any = None
 ) -> Any:
     """What ``anyio.to_thread.run_sync`` does, on virtual time, which does not wait for real threads."""
-    opened = getattr(call, "__self__", None)
+    method = getattr(call, "call", call)
+    opened = getattr(method, "__self__", None)
     if isinstance(opened, Opened):
-        opened._busy[call.__name__] = True
+        opened._busy[method.__name__] = True
         try:
             with anyio.CancelScope(shield=not abandon_on_cancel):
-                await anyio.sleep(opened.delay(call.__name__))
+                await anyio.sleep(opened.delay(method.__name__))
         finally:
-            opened._busy[call.__name__] = False
+            opened._busy[method.__name__] = False
     else:
         await anyio.lowlevel.checkpoint()
     return call(*args)

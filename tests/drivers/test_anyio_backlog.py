@@ -349,6 +349,91 @@ class TestCancellation:
         for tenths in range(1, 50, 3):
             run_on("asyncio", VIRTUAL["asyncio"](), partial(main, tenths / 10), patience=1e6)
 
+    @pytest.mark.parametrize("level", LEVELS)
+    @pytest.mark.parametrize("all_tasks", [False, True])
+    def test_task_cancel_while_leaving(self, monkeypatch: pytest.MonkeyPatch, all_tasks: bool, level: str) -> None:
+        """Leaving that is cut short by asyncio's own cancel(), of one task or of all, leaves in the backlog what is."""
+
+        async def main(delay: float) -> None:
+            async def program() -> None:
+                async with tracker:
+                    await tracker.track("a", 1)
+                    tracker.track_nowait("a", 2)
+                    await anyio.sleep_forever()
+
+            before = asyncio.all_tasks()
+            disk = Disk(level, takes=lambda called: 0.2)
+            transport = Slow(1e9)
+            tracker = Tracker(ENDPOINT, transport=transport, backlog=disk)
+            task = asyncio.ensure_future(program())
+            await asyncio.sleep(0.3)
+            task.cancel()
+            await asyncio.sleep(delay)
+            for each in asyncio.all_tasks() - before if all_tasks else {task}:
+                each.cancel()
+            await asyncio.wait([task], timeout=3)
+            assert task.cancelled()
+            assert asyncio.all_tasks() == before
+            assert disk.events() == [1, 2]
+            check(tracker, disk, transport, 2)
+
+        monkeypatch.setattr(anyio.to_thread, "run_sync", without_threads)
+        for tenths in (0, 1, 2, 3, 5, 20, 45, 47, 48, 50):
+            run_on("asyncio", VIRTUAL["asyncio"](), partial(main, tenths / 10 + 0.05), patience=1e6)
+
+    @pytest.mark.parametrize("level", LEVELS)
+    def test_all_other_tasks(self, monkeypatch: pytest.MonkeyPatch, level: str) -> None:
+        """A program that cancels all tasks but its own goes on, and so does its tracker."""
+
+        async def main(delay: float) -> None:
+            disk = Disk(level, takes=lambda called: 0.2)
+            transport = MemoryTransport()
+            async with Tracker(ENDPOINT, transport=transport, backlog=disk, max_batch_events=2) as tracker:
+                await tracker.track("a", 1)
+                tracker.track_nowait("a", 2)
+                await asyncio.sleep(delay)
+                for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                    task.cancel()
+                await asyncio.sleep(0.01)
+                tracker.track_nowait("a", 3)
+                await tracker.track("a", 4)
+                await tracker.flush(30)
+                assert events_of(transport) == [1, 2, 3, 4]
+            check(tracker, disk, transport, 4)
+
+        monkeypatch.setattr(anyio.to_thread, "run_sync", without_threads)
+        for tenths in range(1, 12):
+            run_on("asyncio", VIRTUAL["asyncio"](), partial(main, tenths / 10 + 0.05), patience=1e6)
+
+    def test_task_cancel_while_opening(self) -> None:
+        """A backlog that was being opened when asyncio's own cancel() came is closed."""
+
+        async def main() -> None:
+            opening, go_on = threading.Event(), threading.Event()
+
+            class Sluggish(Disk):
+                def open(self) -> Any:
+                    opening.set()
+                    assert go_on.wait(PATIENCE)
+                    return super().open()
+
+            async def program() -> None:
+                async with Tracker(ENDPOINT, transport=MemoryTransport(), backlog=disk):
+                    pass
+
+            disk = Sluggish()
+            task = asyncio.ensure_future(program())
+            await anyio.to_thread.run_sync(opening.wait)
+            task.cancel()
+            await asyncio.sleep(0)
+            go_on.set()
+            await asyncio.wait([task])
+            assert task.cancelled()
+            assert len(disk.opened) == 1
+            assert disk.closed
+
+        run_on("asyncio", REAL["asyncio"], main, patience=PATIENCE)
+
     def test_behind_a_disk_that_hangs(self, run_virtually: Any) -> None:
         """A track() whose record only waits behind one that is being written can be cancelled, and gives its room."""
 

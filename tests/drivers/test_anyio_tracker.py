@@ -307,6 +307,125 @@ class TestCancellation:
         run_virtually(timed)
 
 
+class TestCutShort:
+    """What becomes of a tracker whose leaving is itself interrupted."""
+
+    @pytest.mark.parametrize("all_tasks", [False, True])
+    @pytest.mark.parametrize("times", [2, 3, 4])
+    def test_task_cancel(self, times: int, all_tasks: bool) -> None:
+        """However often asyncio's own cancel() comes, of one task or of all, losses are told and no task is left."""
+
+        async def main(pause: float) -> None:
+            closed = []
+            losses: list[Loss] = []
+
+            class Closing(Slow):
+                async def aclose(self) -> None:
+                    await anyio.sleep(0.1)
+                    closed.append(True)
+
+            async def on_loss(loss: Loss) -> None:
+                losses.append(loss)
+
+            async def program() -> None:
+                async with tracker:
+                    await tracker.track("a", 1)
+                    await anyio.sleep_forever()
+
+            before = asyncio.all_tasks()
+            transport = Closing(1e9)
+            tracker = Tracker(ENDPOINT, transport=transport, on_loss=on_loss, max_batch_events=1)
+            task = asyncio.ensure_future(program())
+            await asyncio.sleep(0.5)
+            for _ in range(times):
+                for each in asyncio.all_tasks() - before if all_tasks else {task}:
+                    each.cancel()
+                await asyncio.sleep(pause)
+            await asyncio.wait([task], timeout=3)
+            assert task.cancelled()
+            assert asyncio.all_tasks() == before
+            check(tracker, transport, 1, lost=1)
+            assert [loss.reason for loss in losses] == [LossReason.STOPPED]
+            assert closed
+
+        for pause in (0.001, 0.05):
+            run_on("asyncio", VIRTUAL["asyncio"](), partial(main, pause), patience=1e6)
+
+    def test_exception(self, run_virtually: Any) -> None:
+        """A second Ctrl-C, say, passes as it is; before that losses are told, and no task is left."""
+
+        class Interrupt(BaseException):
+            pass
+
+        class Interrupted(Tracker):
+            async def stop(self, timeout: float = 5.0) -> FlushResult:
+                with anyio.move_on_after(0.5):
+                    await super().stop(timeout)
+                raise Interrupt
+
+        async def main() -> None:
+            losses: list[Loss] = []
+
+            async def on_loss(loss: Loss) -> None:
+                losses.append(loss)
+
+            async def program() -> None:
+                async with tracker:
+                    await tracker.track("a", 1)
+
+            before = living_tasks()
+            transport = Slow(1e9)
+            tracker = Interrupted(ENDPOINT, transport=transport, on_loss=on_loss)
+            with pytest.raises(Interrupt):
+                await program()
+            assert living_tasks() == before
+            check(tracker, transport, 1, lost=1)
+            assert [loss.reason for loss in losses] == [LossReason.STOPPED]
+
+        run_virtually(main)
+
+    def test_transport_that_does_not_close(self, run_virtually: Any) -> None:
+        """What a transport raises when it is closed passes as it is, when all else is done."""
+
+        class Faulty(MemoryTransport):
+            async def aclose(self) -> None:
+                raise OSError("a bug in a user's transport")
+
+        async def main() -> None:
+            async def program() -> None:
+                async with tracker:
+                    await tracker.track("a", 1)
+
+            before = living_tasks()
+            transport = Faulty()
+            tracker = Tracker(ENDPOINT, transport=transport)
+            with pytest.raises(OSError, match="a bug"):
+                await program()
+            assert living_tasks() == before
+            check(tracker, transport, 1)
+
+        run_virtually(main)
+
+    def test_all_other_tasks(self) -> None:
+        """A program that cancels all tasks but its own goes on, and so does its tracker."""
+
+        async def main(delay: float) -> None:
+            transport = Slow(1.0)
+            async with Tracker(ENDPOINT, transport=transport, max_batch_events=1) as tracker:
+                await tracker.track("a", 1)
+                await asyncio.sleep(delay)
+                for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                    task.cancel()
+                await asyncio.sleep(0.1)
+                await tracker.track("a", 2)
+                await asyncio.sleep(60)
+                assert [event for _, event in transport.events] == [1, 2]
+            check(tracker, transport, 2)
+
+        for delay in (0.01, 0.5, 2):
+            run_on("asyncio", VIRTUAL["asyncio"](), partial(main, delay), patience=1e6)
+
+
 def living_tasks() -> int:
     """How many tasks there are."""
     if trio.lowlevel.in_trio_run():

@@ -1,0 +1,65 @@
+"""A call in a worker thread that asyncio's own ``cancel()``, which no scope shields from, does not lose sight of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Generic, TypeVar
+
+import anyio
+
+from ._loop import Loop
+
+T = TypeVar("T")
+
+
+class Call(Generic[T]):
+    """What to give to a worker thread: *call* with *args*.
+
+    Whoever is cancelled while it waits for the thread can prevent the call or wait for its end: to make it again, or
+    to go on as if it had failed, while the thread is still at it, would have two threads work on one thing.
+    """
+
+    def __init__(self, loop: Loop, call: Callable[..., T], *args: Any) -> None:
+        self.call = call
+        self._args = args
+        self._loop = loop
+        self._open = [True]  # whoever takes it decides whether the call is made
+        self._given: list[T] = []
+        self.error: BaseException | None = None
+        """What it has raised."""
+        self._ended = False
+        self._tell: Callable[[], None] | None = None
+
+    def __call__(self) -> T:
+        """Make the call."""
+        if self.prevent():
+            try:
+                self._given.append(self.call(*self._args))
+            except BaseException as error:
+                self.error = error
+            self._ended = True
+            if self._tell is not None:
+                with suppress(RuntimeError):  # the loop has come to its end
+                    self._loop.call_soon(self._tell)
+        return self._result()
+
+    def prevent(self) -> bool:
+        """Have the call not made; False if a thread has begun with it."""
+        try:
+            return self._open.pop()
+        except IndexError:
+            return False
+
+    async def wait(self) -> T:
+        """What the call gives or raises, when the thread that has begun with it has ended."""
+        ended = anyio.Event()
+        self._tell = ended.set
+        if not self._ended:
+            await ended.wait()
+        return self._result()
+
+    def _result(self) -> T:
+        if self.error is not None:
+            raise self.error
+        return self._given[0]
