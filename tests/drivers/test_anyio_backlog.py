@@ -405,6 +405,35 @@ class TestCancellation:
         for tenths in range(1, 12):
             run_on("asyncio", VIRTUAL["asyncio"](), partial(main, tenths / 10 + 0.05), patience=1e6)
 
+    @pytest.mark.parametrize("times", [1, 3])
+    def test_task_cancel_while_a_thread_writes(self, times: int) -> None:
+        """However often all other tasks are cancelled meanwhile, what a thread writes is written once."""
+
+        async def main() -> None:
+            begun, go_on = threading.Event(), threading.Event()
+
+            def sleep(seconds: float) -> None:
+                begun.set()
+                assert go_on.wait(PATIENCE)
+
+            disk = Disk(takes=lambda called: 1.0 if called == "append" else 0.0, sleep=sleep)
+            transport = MemoryTransport()
+            async with Tracker(ENDPOINT, transport=transport, backlog=disk) as tracker:
+                tracker.track_nowait("a", 1)
+                await anyio.to_thread.run_sync(begun.wait)
+                for _ in range(times):
+                    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                        task.cancel()
+                    await asyncio.sleep(0.001)
+                go_on.set()
+                await tracker.track("a", 2)
+                assert await tracker.flush(PATIENCE)
+            assert disk.calls.count("append") == 2
+            assert events_of(transport) == [1, 2]
+            check(tracker, disk, transport, 2)
+
+        run_on("asyncio", REAL["asyncio"], main, patience=PATIENCE)
+
     def test_task_cancel_while_opening(self) -> None:
         """A backlog that was being opened when asyncio's own cancel() came is closed."""
 
