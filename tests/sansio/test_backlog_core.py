@@ -17,6 +17,7 @@ from atom_sansio import (
     KeptBatch,
     Level,
     LoadBatch,
+    LocalError,
     LossReason,
     OnFull,
     Options,
@@ -166,6 +167,40 @@ def test_a_handler_that_raises() -> None:
         marks = {mark.index for mark in update.marks}
         left, damaged = read_records([(1, b"".join(written))], update.marks)
         assert (left, damaged, marks) == ([], [], {len(events)})
+
+
+def test_written_but_not_entered() -> None:
+    """Where records_written() was left by an exception, putting the records off accepts them instead."""
+    core = holding()
+    record = core.admit("a", b"2\n", now=0.0)
+    assert record is not None
+    assert core.next_records(now=0.0) is not None
+    core._admission.enter = raises  # type: ignore[assignment, method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        core.records_written(now=0.0)
+    del core._admission.enter
+    assert core.writes_records
+    assert not core.take_back(record)
+    core.records_put_off()
+    assert record.state is RecordState.ACCEPTED
+    assert not core.writes_records
+    assert core.next_records(now=0.0) is None
+    assert core.statistics().accepted == 2
+
+
+def raises(record: object) -> float:
+    raise KeyboardInterrupt
+
+
+def test_what_may_not_interrupt() -> None:
+    """What a handler or a finaliser may not call says so, and changes nothing."""
+    core = holding()
+    core._busy = True
+    for call in (lambda: core.records_written(now=0.0), core.next_backlog_deadline, lambda: core.flush(now=0.0)):
+        with pytest.raises(LocalError, match="only track"):
+            call()
+    core._busy = False
+    assert core.statistics().accepted == 1
 
 
 def test_draining_while_the_disk_takes_nothing() -> None:

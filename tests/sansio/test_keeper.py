@@ -551,6 +551,20 @@ def test_records_put_off(keeper: Keeper, lane: Lane) -> None:
     assert recording.written() == ()
 
 
+def test_entering_that_is_left_in_the_middle(keeper: Keeper, lane: Lane) -> None:
+    """A signal handler that raises while records leave the queue has them leave it the next time, and no others."""
+    recording = Recording(keeper)
+    first, second, later = (record(lane, b"%d\n" % n) for n in range(3))
+    for each in (first, second):
+        recording.add(each, 0.0)
+    recording.take(0.0, lambda each: each.lane)
+    recording.add(later, 0.0)
+    recording.written()
+    recording._queue.popleft()  # and there it raised
+    recording.entered()
+    assert list(recording._queue) == [later]
+
+
 def test_many_records(keeper: Keeper, lane: Lane) -> None:
     """No more than about a mebibyte is written at once."""
     recording = Recording(keeper)
