@@ -73,7 +73,7 @@ class Losses:
         """So many records of a backlog, accepted in an earlier life, cannot be read any more."""
         self._ledger.restored += events
         self._ledger.count_lost(events, LossReason.DAMAGED)
-        batch = Batch("", None, events, 0)
+        batch = Batch.of("", b"", events)
         self._report("", None, batch, LossReason.DAMAGED, None, "records of the backlog are damaged", now)
 
     def _report(
