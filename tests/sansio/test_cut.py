@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from atom_sansio import _cut, encode_event
-from atom_sansio._cut import escaped_size, longest_fit, nth_line
+from atom_sansio._cut import escaped_size, longest_fit, nth_line, pieces
 from atom_sansio._request import quote
 
 SHAPES: list[Any] = [
@@ -111,3 +111,19 @@ def test_few_passes(length: Callable[[int], int]) -> None:
         passes = 0
         assert nth_line(lines, n, 10_000) == sum(length(i) + 1 for i in range(n))
         assert passes <= 13
+
+
+@pytest.mark.parametrize(
+    ("size", "cut"),
+    [
+        (1, [b"1\n", b"22\n", b"3\n", b"4\n"]),
+        (3, [b"1\n", b"22\n", b"3\n", b"4\n"]),
+        (4, [b"1\n", b"22\n", b"3\n4\n"]),
+        (5, [b"1\n22\n", b"3\n4\n"]),
+        (9, [b"1\n22\n3\n4\n"]),
+    ],
+)
+def test_pieces(size: int, cut: list[bytes]) -> None:
+    """Each is as many whole lines as the size allows, or one that is longer; nothing is left."""
+    assert list(pieces(b"1\n22\n3\n4\n", size)) == cut
+    assert list(pieces(b"", size)) == []
