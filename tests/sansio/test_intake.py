@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from traceback import TracebackException
 from typing import Any
 
 import pytest
@@ -33,11 +34,13 @@ class Tracker(Intake[Receipt]):
         self.core = TrackerCore(Options.read({"endpoint": "http://h/", **options}, {}, lambda name: None), source="s")
         self._lanes, self._late = self.core.lanes, self.core.late
         self.decided = 0
+        self.handed: list[tuple[str | AuthKey | None, bool]] = []
 
     track = Intake._take
 
     def _decide(self, stream: str, line: bytes, auth_key: str | AuthKey | None, receipt: bool) -> None:
         self.decided += 1
+        self.handed.append((auth_key, receipt))
         self.core.track_line(stream, line, None if auth_key is None else AuthKey.of(auth_key), now=0.0)
 
     def flush(self) -> None:
@@ -131,6 +134,34 @@ def test_a_key_of_its_own() -> None:
     assert t.arrived() == [1, 2, 3]
 
 
+@pytest.mark.parametrize("stream", ["a", "new"])
+@pytest.mark.parametrize("event", [1, None])
+def test_what_is_handed_over(stream: str, event: object) -> None:
+    """A decision is asked for with a key that is hidden already, and a plain yes or no to a receipt."""
+    for receipt, asked in ((None, False), (False, False), (True, True), (1, True)):
+        for key in ("key", AuthKey("key"), None):
+            t = Tracker()
+            t.track("a", 1)
+            t.track(stream, event, key, receipt)  # type: ignore[call-overload]  # 1 is as good as True
+            hidden, handed = t.handed[-1]
+            assert hidden == (None if key is None else AuthKey("key"))
+            assert handed is asked
+
+
+@pytest.mark.parametrize("stream", ["a", "new"])
+def test_a_key_that_a_traceback_might_show(stream: str) -> None:
+    """What cannot be sent is refused by calls whose local variables do not have the key's text."""
+    t = Tracker()
+    t.track("a", 1)
+    try:
+        t.track(stream, float("nan"), "canary")
+    except EventError as error:
+        # Those of the test itself are not ours to hide.
+        lines = list(TracebackException.from_exception(error, capture_locals=True).stack)[1:]
+    assert lines
+    assert all("canary" not in repr(line.locals) for line in lines)
+
+
 @pytest.mark.parametrize("limit", [{"max_pending_events": 5}, {"max_batch_bytes": 1024, "max_pending_bytes": 1024}])
 def test_the_budget(limit: dict[str, Any]) -> None:
     """What is lent without a decision is part of the budget, to the last event of any stream."""
@@ -169,6 +200,7 @@ def test_late() -> None:
     t.track("a", 4)
     statistics = t.core.statistics()
     assert (statistics.accepted, statistics.pending, statistics.pending_bytes) == (4, 4, 8)
+    assert t.handed == [(None, False)] * t.decided, "a receipt is asked for with the event, or not at all"
     assert t.arrived() == [1, 2, 3, 4]
 
 

@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import json
 from pathlib import Path
+from traceback import TracebackException
 from typing import Any
 from urllib.parse import quote
 
@@ -564,6 +565,28 @@ def test_a_keyring_shows_no_key() -> None:
     assert CANARY[:4] not in repr(keyring)
     one, other = AuthKey(CANARY).fingerprint, AuthKey(CANARY + "2").fingerprint
     assert repr(keyring) == f"<Keyring {{'clicks': (<AuthKey {one}>,)}} default=(<AuthKey {other}>,)>"
+    assert repr(Keyring.__new__(Keyring)) == "<Keyring unfinished default=()>", "one that could not be made"
+
+
+@pytest.mark.parametrize(
+    ("keys", "default"),
+    [
+        ({"s": CANARY, "": "k"}, None),
+        ({"s": [CANARY, 5]}, None),
+        ({"s": CANARY}, 5),
+        (CANARY, None),
+        ({"s": 5}, CANARY),
+    ],
+)
+def test_a_keyring_that_cannot_be_made_shows_no_key(keys: Any, default: Any) -> None:
+    """A traceback with the local variables of all frames has none of the keys, whichever was wrong."""
+    try:
+        Keyring(keys, default=default)
+    except (TypeError, ValueError) as error:
+        # Those of the test itself are not ours to hide.
+        lines = list(TracebackException.from_exception(error, capture_locals=True).stack)[1:]
+    assert lines
+    assert all(CANARY[:4] not in repr(line.locals) for line in lines)
 
 
 # Answers
