@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from itertools import pairwise
 from math import inf
 
@@ -551,18 +552,83 @@ def test_records_put_off(keeper: Keeper, lane: Lane) -> None:
     assert recording.written() == ()
 
 
-def test_entering_that_is_left_in_the_middle(keeper: Keeper, lane: Lane) -> None:
-    """A signal handler that raises while records leave the queue has them leave it the next time, and no others."""
+def test_numbers_of_records(keeper: Keeper, lane: Lane) -> None:
+    """They go on, by stream, where those of the last writing ended, whether a record was alone or not."""
     recording = Recording(keeper)
-    first, second, later = (record(lane, b"%d\n" % n) for n in range(3))
-    for each in (first, second):
-        recording.add(each, 0.0)
+    other = Lane("views", None)
+    head, other_head = record_head(lane.address), record_head(other.address)
+    expected = [
+        encode_record(1, head, b"1\n") + encode_record(2, head, b"1\n"),
+        encode_record(3, head, b"1\n"),
+        encode_record(1, other_head, b"1\n"),
+        encode_record(4, head, b"1\n") + encode_record(2, other_head, b"1\n"),
+    ]
+    for lanes, data in zip(((lane, lane), (lane,), (other,), (lane, other)), expected, strict=True):
+        if len(lanes) == 1:
+            records = recording.take_alone(record(lanes[0]))
+        else:
+            for each in lanes:
+                recording.add(record(each), 0.0)
+            records = recording.take(0.0, lambda it: it.lane)
+        assert records is not None
+        assert records.data == data
+        recording.written()
+        recording.entered()
+
+
+def test_a_full_generation(keeper: Keeper, lane: Lane, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written with the record that fills a generation ends it."""
+    recording = Recording(keeper)
+    size = len(encode_record(1, record_head(lane.address), b"1\n"))
+    monkeypatch.setattr(keeper_module, "GENERATION_SIZE", 2 * size)
+    ends = []
+    for _ in range(2):
+        recording.take_alone(record(lane))
+        recording.written()
+        ends.append(recording.entered())
+    assert ends == [False, True]
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_an_end_that_is_interrupted(keeper: Keeper, lane: Lane, *, later: bool) -> None:
+    """A signal handler that raises when a record is just off the queue: the end comes again, and takes no other off."""
+
+    class Queue(deque[Record]):
+        def popleft(self) -> Record:
+            recording._queue = deque(self)
+            recording._queue.popleft()
+            raise KeyboardInterrupt
+
+    recording = Recording(keeper)
+    recording.add(record(lane), 0.0)
     recording.take(0.0, lambda each: each.lane)
-    recording.add(later, 0.0)
+    if later:
+        recording.add(record(lane), 0.0)
     recording.written()
-    recording._queue.popleft()  # and there it raised
+    recording._queue = Queue(recording._queue)
+    with pytest.raises(KeyboardInterrupt):
+        recording.entered()
+    assert recording.writing
+    assert not recording.entered()
+    assert not recording.writing
+    assert recording.idle is not later
+
+
+def test_taking_back(keeper: Keeper, lane: Lane) -> None:
+    """What is given to be written stays, though a handler raised before it said so; what is accepted is so for good."""
+    recording = Recording(keeper)
+    given, waiting = record(lane), record(lane)
+    recording.add(given, 0.0)
+    recording.take(0.0, lambda each: each.lane)
+    given.state = RecordState.QUEUED
+    assert not recording.take_back(given)
+    recording.add(waiting, 0.0)
+    assert recording.take_back(waiting)
+    recording.written()
+    given.state = RecordState.ACCEPTED
     recording.entered()
-    assert list(recording._queue) == [later]
+    assert not recording.take_back(given)
+    assert given.state is RecordState.ACCEPTED
 
 
 def test_many_records(keeper: Keeper, lane: Lane) -> None:
