@@ -65,7 +65,9 @@ class Tracker(Intake[Receipt]):
                 found += [(event, command.loss.reason) for event in command.loss.events]
         return found
 
-    def interrupt(self, *, before: Callable[[], object] = int, after: Callable[[], object] = int) -> None:
+    def interrupt(
+        self, *, before: Callable[[], object] = int, after: Callable[[], object] = int, stream: str = "a"
+    ) -> None:
         """Have something happen just before or after the next event is appended, as threads and handlers can."""
 
         class Lines(bytearray):
@@ -76,7 +78,7 @@ class Tracker(Intake[Receipt]):
                 after()
                 return self
 
-        inlet = self._lanes["a"].inlet
+        inlet = self._lanes[stream].inlet
         lines = inlet.lines
         inlet.lines = Lines(lines)
 
@@ -302,6 +304,35 @@ def test_late_within_another_call() -> None:
     t.flush()
     assert t.core.statistics().pending == 3
     assert t.arrived() == [1, 2, 3]
+
+
+def test_several_that_are_late() -> None:
+    """One whose inlet is open still holds up none whose inlet is closed."""
+    t = Tracker(max_batch_events=3)
+    for stream in "ab":
+        t.track(stream, 1)
+
+    def nothing_lent() -> None:
+        t._lanes["a"].inlet.max_size = 0
+        t.core._busy = True
+
+    def full() -> None:
+        t.track("b", 2)
+        t.track("b", 3)
+        t.interrupt(before=nothing_lent)
+        t.track("a", 2)
+
+    t.interrupt(before=full, stream="b")
+    t.track("b", 4)
+    t.core._busy = False
+    t.flush()
+    assert t.core.statistics().pending == 6
+    assert sorted(t.arrived()) == [1, 1, 2, 2, 3, 4]
+
+
+def test_who_has_to_look_for_what_is_late() -> None:
+    """Whoever tells of it does."""
+    assert Tracker().core.track_line("a", b"", now=0.0) is True
 
 
 def test_a_driver_must_decide() -> None:

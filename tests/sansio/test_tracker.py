@@ -166,6 +166,16 @@ class TestTriggers:
         t.now = deadline
         assert events(t.send()) == [1, 2]
 
+    def test_whose_time_is_sooner(self) -> None:
+        """A track says that there is something to do if that is sooner than what one before it has said."""
+        t = Tracker(flush_interval=10.0)
+        assert t.track(1, "a")
+        assert not t.track(1, "b"), "not sooner, at the same time"
+        t.now = 1.0
+        assert not t.track(1, "c")
+        assert t.core.next_deadline() == 10.0
+        assert not t.track(1, "d")
+
     def test_one_event_is_a_batch(self) -> None:
         """With max_batch_events=1 each event is sent at once."""
         t = Tracker(max_batch_events=1)
@@ -410,6 +420,10 @@ class TestKeys:
                 t.core.set_auth_key("a", wrong, now=0.0)  # type: ignore[arg-type]
         with pytest.raises(TypeError, match="not None"):
             t.core.set_auth_key("a", None, now=0.0)  # type: ignore[arg-type]
+        t.core._busy = True
+        with pytest.raises(TypeError, match="auth_key must be an AuthKey, not "):
+            t.core.track("a", 1, "text", now=0.0)  # type: ignore[arg-type]
+        t.core._busy = False
         assert t.ledger() == (0, 0, 0, 0)
 
     def refused(self, **options: Any) -> tuple[Tracker, SendRequest]:
@@ -456,6 +470,19 @@ class TestKeys:
         t.key("a", "new")
         t.fail(t.send())
         assert t.core.next_deadline() == 6.0
+
+    def test_what_is_to_be_told(self) -> None:
+        """A refused key or a loss is something to do at once, and no more once it was pulled."""
+        t, command = self.refused()
+        t.answer(command, 401)
+        assert t.core.next_deadline() == -inf
+        assert isinstance(t.core.next_command(now=0.0), ReportParked)
+        assert t.core.next_deadline() is None
+        t.track(2, "b")
+        t.answer(t.send(), 400)
+        assert t.core.next_deadline() == -inf
+        assert isinstance(t.core.next_command(now=0.0), ReportLoss)
+        assert t.core.next_deadline() is None
 
     def test_what_was_refused(self) -> None:
         """At the end the batch that was sent says what it was refused with, and the one behind it that it was not."""
@@ -504,7 +531,7 @@ class TestKeys:
         t.answer(plain, 403)
         assert len(t.pull()) == 2
         t.key("a", "stream")
-        assert {signed_with(command) for command in t.sent()} == {"stream"}
+        assert [signed_with(command) for command in t.sent()] == ["stream", "stream"]
 
     def test_two_lanes_of_one_key(self) -> None:
         """Lanes that come to the same key go on side by side and lose nothing."""
@@ -1084,6 +1111,15 @@ class TestInterrupted:
         t.flush()
         assert events(t.send()) == ["within"]
 
+    def test_again(self) -> None:
+        """Each call takes up what has interrupted it, whether or not one before it did so."""
+        t = self.interrupted(lambda t: t.track("within", "b"), max_batch_events=1)
+        for count in (2, 4):
+            (command,) = (each for each in t.sent() if envelope(each)["table"] == "a")
+            assert t.core.statistics().accepted == count
+            t.answer(command)
+            t.track("next")
+
     def test_many(self) -> None:
         """A handler may track as many events as it likes, in order."""
         t = self.interrupted(lambda t: [t.track(n, "b") for n in range(5000)], max_batch_events=2000)
@@ -1111,7 +1147,9 @@ class TestInterrupted:
         """Whoever brought it has gone, so it is accepted, lost and reported."""
         t = self.interrupted(lambda t: t.track(event, "b"), **options)
         commands = t.pull()
-        assert [c.loss.reason for c in commands if isinstance(c, ReportLoss)] == [reason]
+        [loss] = [c.loss for c in commands if isinstance(c, ReportLoss)]
+        assert loss.reason is reason
+        assert ("max_batch_bytes" if reason is LossReason.TOO_LARGE else "no room") in loss.message
         assert t.core.statistics().lost == {reason: 1}
         assert t.ledger() == (2, 0, 1, 1)
 
@@ -1123,6 +1161,7 @@ class TestInterrupted:
         assert isinstance(request, SendRequest)
         assert isinstance(report, ReportLoss)
         assert (report.loss.reason, report.loss.events) == (LossReason.STOPPED, ("late",))
+        assert report.loss.message == "the tracker was stopped and takes no more events"
         t.answer(request)
         assert t.ledger() == (2, 1, 1, 0)
 
@@ -1139,7 +1178,7 @@ class TestInterrupted:
                 lambda: t.key("a", "k"),
                 t.core.next_deadline,
             ):
-                with pytest.raises(LocalError, match=r"only track\(\) may interrupt"):
+                with pytest.raises(LocalError, match=r"^only track\(\) may interrupt"):
                     call()
                 refused.append(call)
 
@@ -1173,6 +1212,8 @@ class TestInterrupted:
         def begin_to_wait(*args: Any) -> float:
             monkeypatch.undo()
             assert t.track(2, "b")
+            with pytest.raises(LocalError):
+                t.flush()
             return check(*args)
 
         monkeypatch.setattr(t.core._admission, "_begin_to_wait", begin_to_wait)
@@ -1203,7 +1244,7 @@ class TestEnd:
         flush = t.core.close(now=0.0)
         assert t.core.state is TrackerState.DRAINING
         for key in (None, AuthKey("k")):
-            with pytest.raises(TrackerClosed, match="takes no more events"):
+            with pytest.raises(TrackerClosed, match=r"^the tracker was stopped and takes no more events"):
                 t.track(2, key=key)
         command = t.send()
         assert not t.core.closed
@@ -1264,6 +1305,7 @@ class TestEnd:
         assert t.core.closed
         assert (flush.result.lost, flush.result.pending) == (7, 0)
         before = t.core.statistics()
+        assert before.lanes == 0
         for batch_id in ("s-1", "s-2", "s-2.1"):
             t.core.response_received(batch_id, Reply(status=200, headers=(), body=b""), now=3.0, unit=0.0)
         assert t.core.statistics() == before
@@ -1285,6 +1327,15 @@ class TestEnd:
             (503, "not delivered when the tracker stopped; the last attempt: words"),
             (None, "not delivered when the tracker stopped; the last attempt: reset"),
         ]
+
+    def test_times_without_an_offset(self) -> None:
+        """A core that was not told what Unix seconds are reports times as they are given to it."""
+        core = TrackerCore(Options.read({"endpoint": "http://h/"}, {}, unresolved), source="s")
+        core.track("a", 1, now=2.0)
+        core.abandon(now=3.0)
+        command = core.next_command(now=3.0)
+        assert isinstance(command, ReportLoss)
+        assert command.loss.time == 3.0
 
     def test_no_event_or_key_in_a_repr(self) -> None:
         """Neither commands nor losses show what was tracked, or a key."""
