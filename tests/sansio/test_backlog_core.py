@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,14 +16,18 @@ from atom_sansio import (
     BacklogFull,
     ConnectionFailed,
     KeptBatch,
+    KeptRecords,
     Level,
     LoadBatch,
     LocalError,
     LossReason,
+    Mark,
     OnFull,
     Options,
     Outcome,
     Receipt,
+    Record,
+    Records,
     RecordState,
     Recovered,
     Reply,
@@ -34,6 +39,7 @@ from atom_sansio import (
     TrackerCore,
     UpdateBacklog,
 )
+from atom_sansio import _keeper as keeper_module
 from atom_sansio._records import read_records
 
 K1 = AuthKey("k1")
@@ -83,6 +89,7 @@ def test_nothing_to_keep_without_a_backlog() -> None:
     assert core.next_backlog_deadline() is None
     assert core.next_records(now=inf) is None
     assert core.last_record is None
+    assert not core.writes_records
 
 
 def test_records_put_off() -> None:
@@ -464,6 +471,7 @@ def quickly(core: TrackerCore, line: bytes, now: float = 0.0) -> bytes | None:
         assert records is None
         return None
     assert record.state is RecordState.WRITING
+    assert not record.waits
     return records.data
 
 
@@ -548,6 +556,68 @@ def test_not_quickly() -> None:
     closed = holding()
     closed.close(now=0.0)
     assert quickly(closed, b"2\n") is None
+    assert holding().admit_quickly([], b"2\n", now=0.0) == (None, None)  # type: ignore[arg-type]
+
+
+def test_quickly_to_the_last_byte() -> None:
+    """What fits into a request however it is escaped, which doubles it, comes in quickly."""
+    for more, taken in ((0, True), (1, False)):
+        core = holding(max_batch_bytes=1024)
+        room = (1024 - core.lanes["a"].envelope) // 2
+        assert (quickly(core, event("x", room + more)) is not None) is taken
+
+
+def test_the_room_of_what_comes_quickly() -> None:
+    """An event takes its room before its record is written; one that does not come in quickly takes none."""
+    core = holding(max_pending_events=3, on_full="raise")
+    assert quickly(core, b"2\n") is not None
+    for _ in range(2):
+        assert quickly(core, b"3\n") is None
+    assert core.admit("a", b"3\n", now=0.0) is not None
+    with pytest.raises(BacklogFull):
+        core.admit("a", b"4\n", now=0.0)
+
+
+def test_an_event_that_interrupts_one_that_comes_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is taken up behind it; no other call may interrupt."""
+    core = holding()
+    recording = core._recording
+    assert recording is not None
+    take = recording.take_alone
+
+    def take_alone(record: Record) -> Records | None:
+        with pytest.raises(LocalError):
+            core.flush(now=0.0)
+        assert core.admit("b", b"3\n", now=0.0, waits=False) is None
+        return take(record)
+
+    monkeypatch.setattr(recording, "take_alone", take_alone)
+    assert quickly(core, b"2\n") is not None
+    record = core.last_record
+    assert record is not None
+    assert record.line == b"3\n"
+
+
+def test_an_event_that_interrupts_the_end_of_a_writing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is taken up at once; no other call may interrupt, nor may one look when it is to come back."""
+    core = make(Level.PROCESS)
+    core.admit("a", b"1\n", now=0.0)
+    assert core.next_records(now=0.0) is not None
+    enter = core._admission.enter
+
+    def interrupted(record: Record) -> float:
+        for call in (lambda: core.records_written(now=0.0), core.next_backlog_deadline):
+            with pytest.raises(LocalError, match=r"^only track\(\)"):
+                call()
+        core.admit("b", b"2\n", now=0.0, waits=False)
+        return enter(record)
+
+    monkeypatch.setattr(core._admission, "enter", interrupted)
+    core.records_written(now=0.0)
+    record = core.last_record
+    assert record is not None
+    assert record.line == b"2\n"
+    assert core.statistics().accepted == 1
 
 
 def test_quickly_while_busy() -> None:
@@ -582,14 +652,15 @@ def test_lanes_whose_key_is_missing() -> None:
     core = make(Level.MEMORY, recovered=restored(1, fingerprint=K1.fingerprint))
     report = core.next_command(now=0.0)
     assert isinstance(report, ReportParked)
-    assert K1.fingerprint in report.message
-    core.track("a", 2, K1, now=0.0)
+    assert report.message == f"events that were kept wait for the key {K1.fingerprint}, which was not given"
+    assert core.track("a", 2, K1, now=0.0)
+    assert not core.track("a", 3, K1, now=0.0)
     assert core.next_command(now=0.0) is None
     assert core.next_backlog_command(now=0.0) == LoadBatch(batch_id="old-1")
     core.batch_loaded("old-1", b"1\n")
     [command] = sends(core)
     core.send_failed(command.batch_id, ConnectionFailed("gone"), now=0.0, unit=0.5)
-    assert core.statistics().pending == 2
+    assert core.statistics().pending == 3
 
 
 def spilling() -> TrackerCore:
@@ -645,6 +716,7 @@ def test_a_flush_of_what_the_disk_does_not_take() -> None:
     core.records_refused("no space", now=0.0)
     flush = core.flush(now=0.0)
     assert not flush.done
+    assert flush.result.pending == 1
     core.abandon(now=0.0)
     assert flush.done
     assert not flush.result
@@ -763,3 +835,308 @@ def test_given_up_before_what_waits() -> None:
     core.send_failed(command.batch_id, ConnectionFailed("gone"), now=0.0, unit=0.5)
     assert isinstance(core.next_command(now=0.0), ReportLoss)
     assert core.next_deadline() == 3.0
+
+
+def test_who_has_to_look_again() -> None:
+    """Whoever tracks an event that has a record does: it is to be written."""
+    core = make(Level.PROCESS)
+    assert core.track("a", 1, now=0.0) is True
+    assert core.next_records(now=0.0) is not None
+    assert core.records_put_off() is True
+    assert core.next_records(now=0.0) is not None
+    assert core.track("a", 2, now=0.0) is True
+    assert core.records_written(now=0.0) is True, "sooner than never, and another one to be written"
+    assert core.next_records(now=0.0) is not None
+    assert core.track("a", 3, now=0.0) is True
+    assert core.records_written(now=0.0) is True, "another one to be written"
+    assert core.next_records(now=0.0) is not None
+    assert core.records_written(now=0.0) is False
+
+
+def test_who_has_to_look_again_for_a_key() -> None:
+    """A record with the key that kept events have waited for lets these be sent."""
+    core = make(Level.PROCESS, recovered=restored(1, fingerprint=K1.fingerprint))
+    assert isinstance(core.next_command(now=0.0), ReportParked)
+    core.admit("a", b"2\n", K1, now=0.0)
+    assert core.next_records(now=0.0) is not None
+    assert core.records_written(now=0.0) is True
+    assert core.next_command(now=0.0) is None
+    assert core.next_backlog_command(now=0.0) == LoadBatch(batch_id="old-1")
+
+
+def test_an_interrupting_event_with_a_record_that_cannot_be() -> None:
+    """It is refused at once, as it would be otherwise."""
+    core = make(Level.PROCESS)
+    core._busy = True
+    with pytest.raises(TypeError, match="auth_key must be an AuthKey"):
+        core.admit("a", b"1\n", "text", now=0.0)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="stream"):
+        core.admit("", b"1\n", now=0.0)
+
+
+def test_the_room_of_what_the_disk_does_not_take() -> None:
+    """What is dropped when its record was refused, or in the pause after that, leaves its room to others."""
+    core = make(Level.PROCESS, on_full="drop_newest", max_pending_events=1)
+    record = core.admit("a", b"1\n", now=0.0)
+    assert record is not None
+    assert core.next_records(now=0.0) is not None
+    core.records_refused("no space", now=0.0)
+    assert record.state is RecordState.ACCEPTED, "and lost"
+    for now in (0.25, 0.5):
+        assert core.admit("a", b"2\n", now=now) is None
+    assert core.admit("a", b"3\n", now=5.0) is not None
+    report = core.next_command(now=5.0)
+    assert isinstance(report, ReportLoss)
+    assert report.loss.message == "the backlog cannot be written: no space"
+    assert core.statistics().lost == {LossReason.BACKLOG_FULL: 3}
+
+
+def test_taken_back() -> None:
+    """An event that is not written yet may be, and then has never been; its room is free again."""
+    core = make(Level.PROCESS, on_full="raise", max_pending_events=1, max_pending_bytes=4000, max_batch_bytes=4000)
+    for _ in range(3):
+        record = core.admit("a", event("x", 3000), now=0.0)
+        assert record is not None
+        assert core.take_back(record) is True
+        assert core.take_back(record) is False
+        assert record.state is RecordState.REFUSED
+    statistics = core.statistics()
+    assert (statistics.accepted, statistics.pending, statistics.pending_bytes) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("waits", [False, True])
+@pytest.mark.parametrize("on_full", ["raise", "drop_newest"])
+def test_all_that_are_refused_together(on_full: str, *, waits: bool) -> None:
+    """Who waits hears of it or is dropped; of others ``raise`` keeps in memory what it cannot refuse any more."""
+    core = make(Level.PROCESS, on_full=on_full)
+    records = [core.admit("a", line, now=0.0, waits=waits) for line in (b"1\n", b"2\n")]
+    assert core.next_records(now=0.0) is not None
+    assert core.statistics().pending_bytes == 0
+    core.records_refused("no space", now=0.0)
+    state = RecordState.REFUSED if waits and on_full == "raise" else RecordState.ACCEPTED
+    assert [record and record.state for record in records] == [state, state]
+    statistics = core.statistics()
+    held = 2 if on_full == "raise" and not waits else 0
+    assert (statistics.pending, statistics.pending_bytes) == (held, 2 * held)
+    assert statistics.lost == ({LossReason.BACKLOG_FULL: 2} if on_full == "drop_newest" else {})
+
+
+@pytest.mark.parametrize("on_full", ["raise", "drop_newest", "block"])
+def test_refused_after_the_end(on_full: str) -> None:
+    """Those that nobody waits for are lost, others refused, whatever ``on_full`` says."""
+    core = make(Level.PROCESS, on_full=on_full)
+    unheard, waiting = (core.admit("a", b"1\n", now=0.0, waits=waits) for waits in (False, True))
+    assert core.next_records(now=0.0) is not None
+    core.abandon(now=0.0)
+    core.records_refused("no space", now=0.0)
+    assert waiting is not None
+    assert unheard is not None
+    assert (unheard.state, waiting.state) == (RecordState.ACCEPTED, RecordState.REFUSED)
+    statistics = core.statistics()
+    assert (statistics.accepted, statistics.lost) == (1, {LossReason.STOPPED: 1})
+
+
+@pytest.mark.parametrize("end", [lambda core: core.records_refused("no space", now=0.0), TrackerCore.records_put_off])
+def test_a_key_that_comes_while_records_are_not_written(end: Callable[[TrackerCore], object]) -> None:
+    """It holds when the writing has come to nothing, as when it has come to something."""
+    core = make(Level.PROCESS, on_full="block")
+    core.admit("a", b"1\n", now=0.0)
+    assert core.next_records(now=0.0) is not None
+    core.set_auth_key("a", K1, now=0.0)
+    end(core)
+    records = core.next_records(now=5.0)
+    assert records is not None
+    assert K1.fingerprint.encode() in records.data
+
+
+def test_put_off_when_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a signal handler has kept from being entered is accepted then, and a driver must look again for it."""
+    core = make(Level.PROCESS)
+    core.admit("a", b"1\n", now=0.0)
+    assert core.next_records(now=0.0) is not None
+
+    def raises(record: Record) -> float:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(core._admission, "enter", raises)
+        with pytest.raises(KeyboardInterrupt):
+            core.records_written(now=0.0)
+    assert core.records_put_off() is True
+    assert not core.writes_records
+    assert core.statistics().accepted == 1
+
+
+def test_when_there_is_something_for_the_backlog() -> None:
+    """The sooner of records and batches; records count only where nobody else looks after them."""
+    core = make(Level.PROCESS, on_full="block")
+    core.track("a", 1, now=0.0)
+    assert core.next_backlog_deadline() == -inf
+    assert core.next_backlog_deadline(records=False) is None
+    assert core.next_backlog_command(now=0.0, records=False) is None
+    assert isinstance(core.next_backlog_command(now=0.0), Records)
+    assert core.next_backlog_deadline() is None
+    core.records_written(now=0.0)
+    core.track("b", 1, now=0.0)
+    assert isinstance(core.next_backlog_command(now=0.0), Records)
+    core.records_refused("no space", now=0.5)
+    assert core.next_backlog_deadline() == 1.5
+    assert core.next_backlog_deadline(records=False) is None
+    core.flush(now=0.5)
+    assert sends(core) == []
+    assert core.next_backlog_deadline() == -inf
+    assert core.next_backlog_deadline(records=False) == -inf
+    assert isinstance(core.next_backlog_command(now=0.5), UpdateBacklog)
+    core.backlog_failed("no space", now=0.75)
+    assert core.next_backlog_deadline() == 1.5
+    assert core.next_backlog_deadline(records=False) == 1.75
+
+
+def test_a_generation_that_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits is made batches, to be kept, and the next records begin another."""
+    monkeypatch.setattr(keeper_module, "GENERATION_SIZE", 100)
+    core = make(Level.PROCESS)
+    core.admit("a", b"1\n", now=0.0)
+    assert core.next_records(now=0.0) is not None
+    core.records_written(now=0.0)
+    assert core.next_backlog_deadline(records=False) is None
+    _, records = core.admit_quickly("a", event("x", 100), now=0.0)
+    assert records is not None
+    assert core.records_written(now=0.0) is True
+    update = core.next_backlog_command(now=0.0)
+    assert isinstance(update, UpdateBacklog)
+    assert [(kept.stream, kept.events) for kept, _ in update.put] == [("a", 2)]
+    assert update.forget_before == 2
+    core.admit("a", b"3\n", now=0.0)
+    records = core.next_records(now=0.0)
+    assert records is not None
+    assert records.generation == 2
+
+
+def test_a_generation_that_is_full_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None begins after it: with the last record there is nothing left to be done."""
+    monkeypatch.setattr(keeper_module, "GENERATION_SIZE", 1)
+    core = make(Level.PROCESS)
+    record = core.admit("a", b"1\n", now=0.0)
+    assert record is not None
+    assert core.next_records(now=0.0) is not None
+    core.abandon(now=0.0)
+    assert not core.closed
+    assert core.records_written(now=0.0) is True
+    assert core.closed
+    assert record.state is RecordState.ACCEPTED
+    statistics = core.statistics()
+    assert (statistics.accepted, statistics.pending, statistics.pending_bytes) == (1, 1, 2)
+    assert core.next_backlog_command(now=0.0) is None
+
+
+def test_records_in_the_pause_at_the_end() -> None:
+    """Who stops does not wait for the end of a pause to write what is left."""
+    core = make(Level.PROCESS, on_full="block")
+    core.admit("a", b"1\n", now=0.0)
+    assert core.next_records(now=0.0) is not None
+    core.records_refused("no space", now=0.0)
+    core.abandon(now=0.0)
+    assert core.next_backlog_deadline() == -inf
+    assert core.next_records(now=0.0) is not None
+
+
+def test_closed_when_all_is_kept() -> None:
+    """What is left in the backlog has to be told to it first; a flush then has nothing to wait for."""
+    core = make(Level.MEMORY)
+    core.track("a", 1, now=0.0)
+    core.abandon(now=0.0)
+    assert core.statistics().lanes == 0
+    assert core.flush(now=0.0).done
+    assert not core.closed
+    assert isinstance(core.next_backlog_command(now=0.0), UpdateBacklog)
+    assert not core.closed
+    core.backlog_updated()
+    assert core.closed
+
+
+def test_closed_when_all_is_told() -> None:
+    """A key that is missing is told of though the tracker has stopped."""
+    core = make(Level.MEMORY, recovered=restored(1, fingerprint=K1.fingerprint))
+    assert core.next_deadline() == -inf
+    core.abandon(now=0.0)
+    assert core.next_backlog_command(now=0.0) is None
+    assert not core.closed
+    assert isinstance(core.next_command(now=0.0), ReportParked)
+    assert core.closed
+
+
+def test_closed_when_all_is_written() -> None:
+    """With records a stop that has nothing to wait for ends as well, and leaves what has records where it is."""
+    core = make(Level.PROCESS)
+    core.close(now=0.0)
+    assert core.next_command(now=0.0) is None
+    assert core.closed
+    core = holding()
+    core.abandon(now=0.0)
+    assert core.next_backlog_command(now=0.0) is None
+    assert core.closed
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_has_no_record_at_the_end(*, fails: bool) -> None:
+    """It is kept as a batch, or lost if the backlog does not take that either."""
+    core = make(Level.PROCESS, on_full="raise")
+    core.admit("a", b"1\n", now=0.0, waits=False)
+    assert core.next_records(now=0.0) is not None
+    core.records_refused("no space", now=0.0)
+    core.abandon(now=0.0)
+    update = core.next_backlog_command(now=0.0)
+    assert isinstance(update, UpdateBacklog)
+    assert [lines for _, lines in update.put] == [b"1\n"]
+    if not fails:
+        core.backlog_updated()
+        assert core.next_command(now=0.0) is None
+    else:
+        core.backlog_failed("no space", now=0.0)
+        report = core.next_command(now=0.0)
+        assert isinstance(report, ReportLoss)
+        words = "not delivered when the tracker stopped, and the backlog cannot be written: no space"
+        assert (report.loss.reason, report.loss.message) == (LossReason.STOPPED, words)
+    assert core.closed
+
+
+def test_restored_records() -> None:
+    """They are pending, and kept as batches before they are sent; records go on in the next generation."""
+    fingerprint = AuthKey("k0").fingerprint
+    mark = Mark(generation=4, stream="a", fingerprint=fingerprint, index=2)
+    records = KeptRecords(stream="a", fingerprint=fingerprint, lines=b"1\n2\n", marks=(mark,))
+    core = make(Level.PROCESS, recovered=Recovered(batches=(), records=(records,), generation=4))
+    statistics = core.statistics()
+    assert (statistics.restored, statistics.pending, statistics.pending_bytes) == (2, 2, 4)
+    assert sends(core) == []
+    update = core.next_backlog_command(now=0.0)
+    assert isinstance(update, UpdateBacklog)
+    assert ([lines for _, lines in update.put], update.marks) == ([b"1\n2\n"], (mark,))
+    core.backlog_updated()
+    assert [command.events for command in sends(core)] == [2]
+    core.admit("a", b"3\n", now=0.0)
+    written = core.next_records(now=0.0)
+    assert written is not None
+    assert written.generation == 5
+
+
+def test_restored_without_a_key() -> None:
+    """What was never signed waits for no key."""
+    core = make(Level.MEMORY, recovered=restored(1, fingerprint=None), auth_key=None)
+    assert sends(core) == []
+    assert core.next_backlog_command(now=0.0) == LoadBatch(batch_id="old-1")
+
+
+@pytest.mark.parametrize(("key", "used"), [(AuthKey("k0"), "k1"), (AuthKey("call"), "call")])
+def test_restored_and_another_key(key: AuthKey, used: str) -> None:
+    """What had its stream's key gets the new one, what came with a key of its own keeps that."""
+    recovered = restored(1, fingerprint=key.fingerprint)
+    core = make(Level.MEMORY, recovered=recovered, auth_keys={"b": "call"})
+    core.set_auth_key("a", K1, now=0.0)
+    assert sends(core) == []
+    assert core.next_backlog_command(now=0.0) == LoadBatch(batch_id="old-1")
+    core.batch_loaded("old-1", b"1\n")
+    [command] = sends(core)
+    body = json.loads(command.request.body)
+    assert body["auth"] == AuthKey(used).sign(body["data"].encode())
