@@ -98,6 +98,16 @@ def test_a_batch_that_is_kept() -> None:
     assert update.drop == ("b",)
 
 
+def test_a_batch_that_only_the_backlog_has() -> None:
+    """Its loss has the number of its events, and none of them."""
+    losses, ledger = make()
+    batch = Batch("b", None, 2, 4)
+    ledger.restore(2, 4)
+    losses.lose(Lane("s", None), batch, LossReason.DAMAGED, None, "no", now=0.0)
+    [loss] = reported(losses)
+    assert (loss.count, loss.lines, ledger.pending_bytes) == (2, b"", 0)
+
+
 def test_at_once() -> None:
     """An event that was never pending takes no room, and its receipt knows."""
     losses, ledger = make()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import pytest
+
 from atom_sansio import AuthKey, LaneInput, LaneState
 from atom_sansio._inlet import Inlet
 from atom_sansio._lane import Lane
@@ -91,6 +93,39 @@ def test_turns_of_those_that_have_failed() -> None:
     assert schedule.has_retry()
     assert [schedule.take() for _ in lanes] == lanes
     assert not schedule.has_retry()
+
+
+@pytest.mark.parametrize("attempt", [0, 1])
+def test_turns_of_lanes_that_are_gone(attempt: int) -> None:
+    """Whether or not they had failed they have none, and nobody waits for one then."""
+    schedule = Schedule()
+    is_one_ready = schedule.has_retry if attempt else schedule.has_unfailed
+    lanes = [lane(name) for name in "abc"]
+    for it in lanes:
+        it.attempt = attempt
+        schedule.add(it)
+        schedule.make_ready(it)
+    gone, stays, last = lanes
+    schedule.remove(gone)
+    assert is_one_ready()
+    assert schedule.take() is stays
+    assert is_one_ready()
+    schedule.remove(last)
+    assert not is_one_ready()
+    assert (schedule.take_retry(), schedule.take_unfailed(), schedule.take()) == (None, None, None)
+
+
+def test_a_turn_beside_one_of_a_lane_that_is_gone() -> None:
+    """A lane that has not failed has its turn though one that had is gone."""
+    schedule = Schedule()
+    gone, stays = lane("a"), lane("b")
+    gone.attempt = 1
+    for it in (gone, stays):
+        schedule.add(it)
+        schedule.make_ready(it)
+    schedule.remove(gone)
+    assert schedule.take() is stays
+    assert schedule.take() is None
 
 
 def test_a_lane_that_has_not_failed_goes_first() -> None:
@@ -202,6 +237,20 @@ def test_how_many_timers_there_are() -> None:
     assert schedule.take_timed(500.0) is lanes[1]
     assert schedule.take_timed(500.0) is None
     assert schedule.take_timed(1000.0 - 119) is lanes[2]
+
+
+def test_times_when_others_are_cleared_out() -> None:
+    """Those that count come in their order, whatever the order of their lanes is."""
+    schedule = Schedule()
+    late, early, again = (lane(name) for name in "abc")
+    for it, when in ((late, 50.0), (early, 20.0)):
+        schedule.add(it)
+        schedule.arm(it, when)
+    schedule.add(again)
+    for n in range(100):
+        schedule.arm(again, 1000.0 - n)
+    assert schedule.next_timer() == 20.0
+    assert [schedule.take_timed(now) for now in (20.0, 50.0, 1000.0)] == [early, late, again]
 
 
 def test_making_all_due() -> None:
