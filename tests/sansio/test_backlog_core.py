@@ -729,6 +729,7 @@ def test_what_is_at_the_backlog_counts_as_in_flight() -> None:
         core.track(stream, 1, now=0.0)
     core.flush(now=0.0)
     assert sends(core) == []
+    assert core.next_deadline() is None, "the backlog's answer is what must come"
     update = core.next_backlog_command(now=0.0)
     assert isinstance(update, UpdateBacklog)
     assert [kept.stream for kept, _ in update.put] == ["a"]
