@@ -47,6 +47,7 @@ _TESTS: Final = {
     "_losses": ["losses"],
     "_admission": ["admission", "tracker", "backlog_core", "backlog_found", "intake"],
     "_delivery": ["tracker", "backlog_core", "backlog_found", "budget"],
+    "_tracker": ["receipt", "backlog_core", "intake", "backlog_found", "tracker"],
     "_options": ["options"],
     "_messages": ["messages"],
 }
