@@ -929,7 +929,7 @@ class TestExit:
             def on_loss(loss):
                 print(loss.reason.value, flush=True)
                 threading.Event().wait()
-            tracker = Tracker("http://c.example", transport=MemoryTransport([503]), on_loss=on_loss)
+            tracker = Tracker("http://c.example", transport=MemoryTransport([503] * 99), on_loss=on_loss)
             tracker.track("s", 1)
             """
         )
