@@ -21,6 +21,7 @@ from atom_sansio import (
     Options,
     Receipt,
     UpdateBacklog,
+    encode_event,
 )
 from atom_sansio._admission import Admission
 from atom_sansio._inlet import Inlet
@@ -182,6 +183,17 @@ def test_an_event_too_large_for_a_record() -> None:
     with pytest.raises(EventTooLarge):
         it.record(number(2000))
     assert it.ledger.pending == 0
+
+
+def test_an_event_that_just_fits_with_a_record() -> None:
+    """To the last byte of a request, in which its quotation marks are escaped, an event is admitted, and not beyond."""
+    it = Admitting(Level.PROCESS, max_batch_bytes=1024)
+    room = 1024 - Lane("s", None).envelope
+    most = room // 4 - 1  # each takes four bytes when it is escaped twice, and those around them two
+    with pytest.raises(EventTooLarge):
+        it.record(encode_event('"' * (most + 1)))
+    it.record(encode_event('"' * most))
+    assert it.ledger.pending == 1
 
 
 def test_a_receipt_and_a_record() -> None:
