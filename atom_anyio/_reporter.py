@@ -15,7 +15,7 @@ import anyio.to_thread
 from anyio.abc import TaskGroup
 
 from atom_sansio import Loss, ReportLoss, ReportParked
-from atom_sansio._logged import cause_and_words
+from atom_sansio._logged import cause_and_words, too_slow
 
 from ._loop import Loop
 
@@ -111,7 +111,7 @@ class Reporter:
     def _log_untold(self) -> None:
         untold, self._untold = self._untold, 0
         if untold:
-            self.log(f"on_loss is slower than losses come: it was not told of {untold}, which statistics() counts")
+            self.log(too_slow(untold))
 
     def log(self, message: str, error: BaseException | None = None) -> None:
         """Log *message*.  A handler of the user's that raises must not end the task that logs."""

@@ -40,3 +40,8 @@ def causes_and_words(reports: Iterable[ReportLoss | ReportParked]) -> Iterator[t
         what = f"{sum(loss.count for loss in alike)} events of stream {first.stream!r}{more}"
         why = f"{first.reason.value}, status {first.status}"
         yield cause, f"{what} are lost ({why}): {first.message}; on_loss has not returned from {these}"
+
+
+def too_slow(untold: int) -> str:
+    """What is logged of *untold* losses that there was no room to keep until ``on_loss`` came to them."""
+    return f"on_loss is slower than losses come: it was not told of {untold}, which statistics() counts"

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 
 from atom_sansio import Loss, ReportLoss, ReportParked
-from atom_sansio._logged import cause_and_words, causes_and_words
+from atom_sansio._logged import cause_and_words, causes_and_words, too_slow
 
 from ._clock import Clock
 from ._late_imports import whole_imports
@@ -94,7 +94,7 @@ class Reporter:
             for cause, words in causes_and_words(waiting):
                 self._log_once(("untold", cause), words)
         if untold:
-            log(_too_slow(untold))
+            log(too_slow(untold))
 
     def _run(self) -> None:
         self._teller = threading.get_ident()
@@ -119,7 +119,7 @@ class Reporter:
                     self._teller = None
                     self._clock.notify_all(self._changed)
                     return None
-            log(_too_slow(untold))
+            log(too_slow(untold))
 
     def _tell(self, report: ReportLoss | ReportParked) -> None:
         on_loss = self._on_loss
@@ -147,10 +147,6 @@ def log(message: str, error: BaseException | None = None) -> None:
         # was to be logged is shown as logging shows what goes wrong in its own handlers.
         record = logger.makeRecord("atom", logging.ERROR, __file__, 0, message, (), None)
         logging.Handler().handleError(record)
-
-
-def _too_slow(untold: int) -> str:
-    return f"on_loss is slower than losses come: it was not told of {untold}, which statistics() counts"
 
 
 def _size(report: ReportLoss | ReportParked) -> int:

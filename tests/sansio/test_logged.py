@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from atom_sansio import Loss, LossReason, ReportLoss, ReportParked
-from atom_sansio._logged import cause_and_words, causes_and_words
+from atom_sansio._logged import cause_and_words, causes_and_words, too_slow
 
 
 def loss(
@@ -93,3 +93,8 @@ def test_words_of_losses_that_on_loss_has_not_returned_from() -> None:
     ]
     [(_, words)] = causes_and_words([loss(), views])
     assert words.startswith("4 events of stream 'clicks' and 1 other are lost (rejected")
+
+
+def test_too_slow() -> None:
+    """How many losses there was no room for is said, and where they are counted."""
+    assert too_slow(3) == ("on_loss is slower than losses come: it was not told of 3, which statistics() counts")

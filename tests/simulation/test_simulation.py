@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -72,11 +74,7 @@ def test_planted_bug(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", bugs.names())
-def test_planted_bugs_fit(name: str, tmp_path: object) -> None:
+def test_planted_bugs_fit(name: str, tmp_path: Path) -> None:
     """Each planted bug still fits the core as it is."""
-    import shutil
-    from pathlib import Path
-
-    root = Path(str(tmp_path))
-    shutil.copytree(bugs.ROOT / "atom_sansio", root / "atom_sansio")
-    bugs.apply((bugs.HERE / f"{name}.patch").read_text(encoding="utf-8"), root)
+    shutil.copytree(bugs.ROOT / "atom_sansio", tmp_path / "atom_sansio")
+    bugs.apply((bugs.HERE / f"{name}.patch").read_text(encoding="utf-8"), tmp_path)
