@@ -59,7 +59,7 @@ def read_records(files: Iterable[tuple[int, bytes]], marks: Iterable[Mark]) -> t
     damaged = []
     for generation, data in sorted(files, key=itemgetter(0)):
         *records, rest = data.split(b"\n")
-        for record in filter(None, records):  # an empty line comes after a record that was refused
+        for record in filter(None, records):  # with an empty line nothing is lost
             parsed = _parse(record)
             if isinstance(parsed, Damaged):
                 damaged.append(parsed)

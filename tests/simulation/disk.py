@@ -53,6 +53,8 @@ class File:
     """The records of a generation, or some of them."""
 
     data: bytearray = field(default_factory=bytearray)
+    size: int = 0
+    """Bytes that count."""
     synced: int = 0
     """Bytes that a power loss cannot take."""
 
@@ -100,7 +102,8 @@ class ModelledDisk:
         self._files: dict[tuple[int, int], File] = {}
         self._unlinked: dict[tuple[int, int], File] = {}  # since the directory was synced last
         self._open: tuple[int, int] | None = None
-        self._torn = False
+        self._doubtful = False  # whether there may be more in that file than what counts
+        self._distrusted = False  # whether it was a sync that failed
         self.tables = Tables()
         self._safe = Tables()  # what a power loss leaves at least
         self._log: list[UpdateBacklog | int] = []  # transactions since then
@@ -110,7 +113,7 @@ class ModelledDisk:
 
     def open(self) -> Recovered:
         """What a program finds."""
-        self._open, self._torn = None, False
+        self._open, self._doubtful = None, False
         tables = self.tables
         marks = [Mark(generation=g, stream=s, fingerprint=f, index=i) for (g, s, f), i in tables.marks.items()]
         files = [(generation, bytes(file.data)) for (generation, _), file in sorted(self._files.items())]
@@ -133,6 +136,10 @@ class ModelledDisk:
     def append(self, records: Records) -> None:
         """Write *records*, all or none."""
         trouble = self._trouble()
+        if self._doubtful:
+            if trouble is not None and self._rng.random() < 0.5:
+                raise trouble  # what was written in part cannot be cut off yet
+            self._cut_off()
         place = self._open
         if place is None or place[0] != records.generation:
             if trouble is not None and self._rng.random() < 0.5:
@@ -140,23 +147,21 @@ class ModelledDisk:
             taken = [number for generation, number in self._files if generation == records.generation]
             place = self._open = records.generation, max(taken, default=0) + 1
             self._files[place] = File()
-            self._torn = False
             if self._sync:
                 self._sync_directory()
-        data = b"\n" + records.data if self._torn else records.data
         file = self._files[place]
         if trouble is None:
-            file.data += data
+            file.data += records.data
+            file.size = len(file.data)
             if self._sync:
-                file.synced = len(file.data)
-            self._torn = False
+                file.synced = file.size
             return
-        if self._rng.random() < 0.3:
-            # What was written in part can be cut off no more.  (Were it a whole record, its event might come twice.)
-            file.data += data[: self._rng.randint(0, data.index(b"\n", 1))]
-            self._torn = True
-        if self._sync and self._rng.random() < 0.5:  # it was the sync that failed
-            self._open = None
+        # Were a whole record left there and the program killed, its event might come though it was refused.
+        file.data += records.data[: self._rng.randint(0, records.data.index(b"\n") - 1)]
+        self._doubtful = True
+        self._distrusted = self._sync and self._rng.random() < 0.5
+        if self._rng.random() < 0.7:
+            self._cut_off()
         raise trouble
 
     def update(self, update: UpdateBacklog) -> None:
@@ -237,10 +242,11 @@ class ModelledDisk:
             place = writing.generation, 1 << 20
             while place in self._files:
                 place = place[0], place[1] + 1
+            if self._doubtful:
+                self._cut_off()
             if self._open is not None and self._open[0] == writing.generation:
                 place = self._open
-            data = b"\n" + writing.data if self._torn else writing.data
-            self._files.setdefault(place, File()).data += data[: rng.randint(0, len(data))]
+            self._files.setdefault(place, File()).data += writing.data[: rng.randint(0, len(writing.data))]
         if updating is not None and not self.full and rng.random() < 0.5:
             self._commit(updating, sure=False)
             if updating.forget_before and rng.random() < 0.7:
@@ -249,6 +255,15 @@ class ModelledDisk:
                     if self._sync:
                         self._sync_directory()
                     self._commit(updating.forget_before)
+
+    def _cut_off(self) -> None:
+        """Of the file that is open leave what counts; begin another if its syncs say nothing any more."""
+        assert self._open is not None
+        if (file := self._files.get(self._open)) is not None:  # or it was deleted, with its generation
+            del file.data[file.size :]
+        self._doubtful = False
+        if self._distrusted:
+            self._open, self._distrusted = None, False
 
     def _commit(self, update: UpdateBacklog | int, *, sure: bool = True) -> None:
         self.tables.make(update)
