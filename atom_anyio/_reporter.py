@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import traceback
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,7 +14,7 @@ import anyio.to_thread
 from anyio.abc import TaskGroup
 
 from atom_sansio import Loss, ReportLoss, ReportParked
-from atom_sansio._logged import cause_and_words, too_slow
+from atom_sansio._logged import cause_and_words, causes_and_words, too_slow
 
 from ._loop import Loop
 
@@ -62,15 +61,18 @@ class Reporter:
             await self._all_told.wait()
 
     def close(self) -> None:
-        """Stop telling: what ``on_loss`` does not return from at once is logged, as if there were none."""
+        """Stop telling: what ``on_loss`` does not return from at once is logged."""
         if self._scope is not None:
             self._scope.cancel()
 
     def log_rest(self) -> None:
-        """Log what was not told, as if there were no ``on_loss``."""
-        while self._waiting:
-            self._log_once(*cause_and_words(self._drop()))
-        self._log_untold()
+        """Log what was not told, by cause; if there is an ``on_loss``, how many it has not returned from."""
+        waiting = [self._drop() for _ in range(len(self._waiting))]
+        for cause, words in causes_and_words(waiting, on_loss=self._on_loss is not None):
+            self._log_once(cause, words)
+        untold, self._untold = self._untold, 0
+        if untold:
+            self.log(too_slow(untold))
 
     async def _run(self, scope: anyio.CancelScope) -> None:
         with scope:
@@ -108,20 +110,15 @@ class Reporter:
             self._logged.add(cause)
             self.log(message, error)
 
-    def _log_untold(self) -> None:
-        untold, self._untold = self._untold, 0
-        if untold:
-            self.log(too_slow(untold))
-
     def log(self, message: str, error: BaseException | None = None) -> None:
         """Log *message*.  A handler of the user's that raises must not end the task that logs."""
         try:
             logger.error(message, exc_info=error)
         except (Exception, SystemExit):
-            # As logging does where a handler cannot write; that fails where stderr is closed.
-            with suppress(Exception):
-                if logging.raiseExceptions:
-                    traceback.print_exc()
+            # What was to be logged is shown as logging shows what goes wrong in its own handlers.
+            record = logger.makeRecord("atom", logging.ERROR, __file__, 0, message, (), None)
+            with suppress(Exception):  # as where stderr is closed
+                logging.Handler().handleError(record)
 
 
 def _call(on_loss: Callable[[Loss], object], loss: Loss) -> tuple[object]:

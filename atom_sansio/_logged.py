@@ -25,8 +25,11 @@ def cause_and_words(report: ReportLoss | ReportParked) -> tuple[Hashable, str]:
     )
 
 
-def causes_and_words(reports: Iterable[ReportLoss | ReportParked]) -> Iterator[tuple[Hashable, str]]:
-    """What is logged of *reports* in the end, when ``on_loss`` has not returned from them: once for each cause."""
+def causes_and_words(reports: Iterable[ReportLoss | ReportParked], *, on_loss: bool) -> Iterator[tuple[Hashable, str]]:
+    """What is logged of *reports* in the end: if there is an ``on_loss``, which has not returned from them, in all."""
+    if not on_loss:
+        yield from map(cause_and_words, reports)
+        return
     losses: dict[Hashable, list[Loss]] = {}
     for report in reports:
         if isinstance(report, ReportLoss):
@@ -39,7 +42,7 @@ def causes_and_words(reports: Iterable[ReportLoss | ReportParked]) -> Iterator[t
         these = "this loss" if len(alike) == 1 else f"these {len(alike)} losses"
         what = f"{sum(loss.count for loss in alike)} events of stream {first.stream!r}{more}"
         why = f"{first.reason.value}, status {first.status}"
-        yield cause, f"{what} are lost ({why}): {first.message}; on_loss has not returned from {these}"
+        yield ("untold", cause), f"{what} are lost ({why}): {first.message}; on_loss has not returned from {these}"
 
 
 def too_slow(untold: int) -> str:

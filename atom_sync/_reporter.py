@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 from atom_sansio import Loss, ReportLoss, ReportParked
 from atom_sansio._logged import cause_and_words, causes_and_words, too_slow
@@ -87,12 +88,8 @@ class Reporter:
             waiting = list(self._waiting)
             self._waiting.clear()
             untold, self._untold = self._untold, 0
-        if self._on_loss is None:
-            for report in waiting:
-                self._log_once(*cause_and_words(report))
-        else:
-            for cause, words in causes_and_words(waiting):
-                self._log_once(("untold", cause), words)
+        for cause, words in causes_and_words(waiting, on_loss=self._on_loss is not None):
+            self._log_once(cause, words)
         if untold:
             log(too_slow(untold))
 
@@ -146,7 +143,8 @@ def log(message: str, error: BaseException | None = None) -> None:
         # A handler of the user's, which is a callback like another: the next report is to be told all the same.  What
         # was to be logged is shown as logging shows what goes wrong in its own handlers.
         record = logger.makeRecord("atom", logging.ERROR, __file__, 0, message, (), None)
-        logging.Handler().handleError(record)
+        with suppress(Exception):  # as where stderr is closed
+            logging.Handler().handleError(record)
 
 
 def _size(report: ReportLoss | ReportParked) -> int:

@@ -983,19 +983,19 @@ class TestReports:
                 told.append(loss.stream)
                 await anyio.sleep(60)
 
-            transport = MemoryTransport([400, 422])
+            transport = MemoryTransport([400, 422, 400])
             async with Tracker(ENDPOINT, transport=transport, on_loss=on_loss) as tracker:
-                await tracker.track("s", 1)
-                await tracker.flush()
-                await tracker.track("t", 1)
-                await tracker.flush()
+                for stream in "stu":
+                    await tracker.track(stream, 1)
+                    await tracker.flush()
 
         told: list[str] = []
         run_virtually(main)
         assert told == ["s"]
-        assert [message[:39] for _, _, message in caplog.record_tuples] == [
-            "1 events of stream 's' are lost (reject",  # it has not returned
-            "1 events of stream 't' are lost (reject",
+        assert [message for _, _, message in caplog.record_tuples] == [
+            "2 events of stream 's' and 1 other are lost (rejected, status 400): status 400;"
+            " on_loss has not returned from these 2 losses",
+            "1 events of stream 't' are lost (rejected, status 422): status 422; on_loss has not returned from this loss",
         ]
 
     def test_number_that_there_is_no_time_for(

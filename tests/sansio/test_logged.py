@@ -78,21 +78,27 @@ def test_words_of_losses_that_on_loss_has_not_returned_from() -> None:
     """They are counted by kind, and nobody who has passed on_loss is told to; a refused key is said as always."""
     views, other = loss(message="other", stream="views"), loss(stream="other")
     reports = [loss(), parked(403), loss(status=404), views, loss(), other]
-    assert list(causes_and_words(reports)) == [
+    assert list(causes_and_words(reports, on_loss=True)) == [
         cause_and_words(parked(403)),
         (
-            (LossReason.REJECTED, 400),
+            ("untold", (LossReason.REJECTED, 400)),
             "8 events of stream 'clicks' and 2 others are lost (rejected, status 400): no table;"
             " on_loss has not returned from these 4 losses",
         ),
         (
-            (LossReason.REJECTED, 404),
+            ("untold", (LossReason.REJECTED, 404)),
             "2 events of stream 'clicks' are lost (rejected, status 404): no table;"
             " on_loss has not returned from this loss",
         ),
     ]
-    [(_, words)] = causes_and_words([loss(), views])
+    [(_, words)] = causes_and_words([loss(), views], on_loss=True)
     assert words.startswith("4 events of stream 'clicks' and 1 other are lost (rejected")
+
+
+def test_words_of_what_is_left_without_on_loss() -> None:
+    """Without one they are those of each report."""
+    reports = [loss(), parked(403), loss(status=404)]
+    assert list(causes_and_words(reports, on_loss=False)) == [cause_and_words(report) for report in reports]
 
 
 def test_too_slow() -> None:
