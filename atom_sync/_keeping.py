@@ -30,6 +30,9 @@ LOOK_AGAIN: Final = 1.0
 """Seconds that a call waits for its record at most until it looks again: what interrupts it between looking and waiting
 may have let its wake-up pass."""
 
+PATIENCE: Final = 1e-3
+"""Seconds that a call waits at most for others that shared a sync with it the last time, to share the next one."""
+
 CLOSE_TIME: Final = 1.0
 """Seconds that even a ``stop`` without time has to leave the rest in the backlog.  A disk that is well takes less."""
 
@@ -54,7 +57,7 @@ class _Call:
     each other.
     """
 
-    __slots__ = ("gate", "until", "wake")
+    __slots__ = ("alone_at", "gate", "until", "wake")
 
     gate: threading.Lock
     """What it waits at; another each time, since one may be opened for more than one reason."""
@@ -62,6 +65,8 @@ class _Call:
     def __init__(self, until: float | None = None) -> None:
         self.until = until
         """When it waits no more for a disk that does not take its record."""
+        self.alone_at: float | None = None
+        """When it waits no more for others that may write with it."""
         self.wake = inf
         """When it looks again though nobody wakes it."""
 
@@ -107,6 +112,10 @@ class Keeping:
         self._woken = False  # since the worker looked
         self._at_work = False
         self._finished = self._closing = self._closed = self._left = False
+        self._shares = backlog.level is Level.DISK  # syncs, which take longer than all else
+        self._company = 1  # calls that are likely to come by soon: so many have just come
+        self._patience = 0.0
+        self._host: int | None = None  # the thread that waits for the others, and for no longer than that
         self.alone = False
         """Whether the interpreter shuts down and starts no worker, so that :meth:`perform` is for who sends."""
         self.records = backlog.level is not Level.MEMORY
@@ -129,6 +138,9 @@ class Keeping:
     ) -> Record | None:
         """Take an event in and have it written.  One call writes for all that wait then: they share a sync's cost.
 
+        Those that have just shared one come again together, if they do at all, and what the first of them would write
+        at once, alone, the others would wait for.  So it waits for them, as long as a sync takes at most.
+
         Args:
             take_in: calls what it is given when there is room; called under the lock.
 
@@ -149,7 +161,8 @@ class Keeping:
             while True:
                 with self._lock:
                     if record is None:
-                        if key is None and receipt is None and self._writer is None and not interrupts:
+                        at_once = self._writer is None and self._company == 1 and not interrupts
+                        if at_once and key is None and receipt is None:
                             record, records = self._core.admit_quickly(stream, line, now=self._now())
                         if record is None:
                             admit = partial(self._admit, stream, line, key, receipt)
@@ -162,13 +175,15 @@ class Keeping:
                                 self._work_came()
                                 return None
                         record.waits = True  # not before: if this was left meanwhile, nobody would write it
-                    if records is None and record.pending:
-                        records = self._next_records()
+                    if records is None:
+                        if call is None:
+                            call = _Call()
+                        if record.pending and not self._awaits_company(record, call):
+                            records = self._next_records()
                     if records is not None:
                         self._writer = me
                     else:
-                        if call is None:
-                            call = _Call()
+                        assert call is not None
                         if not record.pending or not self._may_wait_on(record, call):
                             self._calls.pop(record, None)
                             return record
@@ -179,6 +194,7 @@ class Keeping:
                         return record
                     continue
                 trouble: str | None = None
+                began = self._now() if self._shares else 0.0
                 try:
                     self._backlog.append(records)
                     written = True
@@ -190,6 +206,9 @@ class Keeping:
                     self._appended(trouble)
                     self._writer = records = None
                     written = False
+                    if self._shares:
+                        self._company = self._present(record) if trouble is None else 1
+                        self._patience = min(self._now() - began, PATIENCE)
                     woken = self._end_writing() if self._calls or self._waiting or self._finished else ()
                 for other in woken:
                     self._clock.open(other.gate)
@@ -221,6 +240,23 @@ class Keeping:
         self._put_off()
         return self._core.next_records(now=self._now())
 
+    def _present(self, record: Record) -> int:
+        """How many calls wait, with that of *record*."""
+        return len(self._calls) + (record not in self._calls)
+
+    def _awaits_company(self, record: Record, call: _Call) -> bool:
+        """Whether *call* is to wait until those come by that wrote with it the last time."""
+        if self._present(record) >= self._company:
+            return False
+        me = threading.get_ident()
+        if self._host not in (None, me):
+            return True
+        self._host = me
+        now = self._now()
+        if call.alone_at is None:
+            call.alone_at = now + self._patience
+        return now < call.alone_at
+
     def _until(self, now: float) -> float:
         return inf if self._block_timeout is None else now + self._block_timeout
 
@@ -233,6 +269,7 @@ class Keeping:
         """Give the calls that may go on; of those that must wait on, one, which writes for the rest."""
         woken = []
         writer: _Call | None = None
+        self._host = None
         for record, call in list(self._calls.items()):
             if not record.pending:
                 del self._calls[record]
@@ -261,6 +298,8 @@ class Keeping:
             retry = self._core.next_backlog_deadline()
             wakes = [when for when in (call.until, retry) if when is not None and when > now]
             call.wake = min([*wakes, call.wake])
+        elif call.alone_at is not None and call.alone_at > now:
+            call.wake = call.alone_at
         call.gate = self._clock.gate()
         self._calls[record] = call
         return True

@@ -122,6 +122,46 @@ class TestRecords:
         assert disk.closed
         assert disk.events() == []
 
+    def test_shared_again(self) -> None:
+        """Callers that have shared a sync share the next ones too; one that comes alone then waits a millisecond."""
+        with VirtualClock() as clock:
+            disk = Disk("disk", takes=lambda method: 1.0 if method == "append" else 0.0, sleep=clock.sleep)
+            tracker = make_tracker(clock, transport=MemoryTransport(), backlog=disk)
+
+            def work(n: int) -> None:
+                for i in range(5):
+                    tracker.track("a", [n, i])
+                ended.append(clock.now())
+
+            ended: list[float] = []
+            for n in range(4):
+                clock.start(partial(work, n), "caller")
+            clock.sleep(10)
+            # The first one alone, five times all that are left: at the end without the one that was first.
+            assert disk.calls.count("append") == 6
+            assert ended == pytest.approx([5.0, 6.001, 6.001, 6.001])
+            took = []
+            for n in range(3):
+                began = clock.now()
+                tracker.track("b", n)
+                took.append(clock.now() - began)
+            assert took == pytest.approx([1.001, 1.0, 1.0])
+            tracker.stop()
+        assert disk.events() == []
+
+    def test_not_shared_without_syncs(self) -> None:
+        """At level process, where a write takes as long as a wake-up, nobody waits for others."""
+        with VirtualClock() as clock:
+            disk = Disk("process", takes=lambda method: 1.0 if method == "append" else 0.0, sleep=clock.sleep)
+            tracker = make_tracker(clock, transport=MemoryTransport(), backlog=disk)
+            for n in range(4):
+                clock.start(partial(tracker.track, "a", n), "caller")
+            clock.sleep(10)
+            began = clock.now()
+            tracker.track("a", 4)
+            assert clock.now() - began == pytest.approx(1.0)
+            tracker.stop()
+
     def test_nobody_else_waits(self) -> None:
         """While the disk is busy, what needs no disk goes on: the lock is not held, nor by who found no room first."""
 
@@ -236,6 +276,29 @@ class TestInterruptions:
             if count() < n:
                 return
             n += step
+
+    @pytest.mark.parametrize("company", [2, 3])
+    def test_while_it_waits_for_others(self, company: int) -> None:
+        """A handler that cuts into a call which waits for others, and tracks, writes for both: nobody else would."""
+        with VirtualClock() as clock:
+            disk = Disk("disk")
+            tracker = make_tracker(clock, transport=MemoryTransport(), backlog=disk)
+            assert tracker._keeping is not None
+            tracker._keeping._company, tracker._keeping._patience = company, 0.5
+            wait_at = clock.wait_at
+
+            def interrupted(gate: threading.Lock, until: float) -> None:
+                clock.wait_at = wait_at  # type: ignore[method-assign]
+                tracker.track("a", "handler's")
+                assert disk.calls == ["append"]
+                wait_at(gate, until)
+
+            clock.wait_at = interrupted  # type: ignore[method-assign]
+            tracker.track("a", "program's")
+            assert clock.now() == (0.0 if company == 2 else 0.5)
+            assert disk.calls == ["append"]
+            assert disk.events() == ["program's", "handler's"]
+            tracker.stop()
 
     def test_in_a_write(self) -> None:
         """A call that interrupts a write is written when that is done, by the same thread or another."""
