@@ -995,7 +995,8 @@ class TestReports:
         assert [message for _, _, message in caplog.record_tuples] == [
             "2 events of stream 's' and 1 other are lost (rejected, status 400): status 400;"
             " on_loss has not returned from these 2 losses",
-            "1 events of stream 't' are lost (rejected, status 422): status 422; on_loss has not returned from this loss",
+            "1 events of stream 't' are lost (rejected, status 422): status 422;"
+            " on_loss has not returned from this loss",
         ]
 
     def test_number_that_there_is_no_time_for(
