@@ -13,9 +13,12 @@ import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from atom_sync import MemoryTransport, Tracker
 
 PATIENCE = 60.0
 """Real seconds after which a program that hangs is killed, and its test fails."""
@@ -120,6 +123,16 @@ def stats(url: str) -> dict[str, Any]:
 def once(*events: Any) -> Counter[Any]:
     """What :func:`arrived` gives when each of *events* has arrived once."""
     return Counter(map(_hashable, events))
+
+
+def delivered_next(backlog: Path) -> Counter[Any]:
+    """What the next start delivers: how many times each event."""
+    transport = MemoryTransport()
+    tracker = Tracker("http://127.0.0.1:1/", backlog=backlog, transport=transport)
+    result = tracker.flush(PATIENCE)
+    tracker.stop()
+    assert (result.lost, result.pending) == (0, 0)
+    return once(*(event for _, event in transport.events))
 
 
 def wait_until(condition: Callable[[], object], what: str) -> None:

@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from interrupted_programs import PATIENCE, Program, arrived, dead, hanging, once, posix, run, run_each
+from interrupted_programs import Program, arrived, dead, delivered_next, hanging, once, posix, run, run_each
 from trackers import ASKED_FOR
 
 from atom_anyio.collector import Collector
-from atom_sync import MemoryTransport, Tracker
 
 SLOW_MACHINE = 10.0
 """Seconds that an end may take at most where all is slow; two are promised."""
@@ -57,16 +56,6 @@ class Cases:
                 assert arrived(url) == expected, name
             left = delivered_next(self._backlogs[name])
             assert left == (once() if name.startswith("live") else expected), name
-
-
-def delivered_next(backlog: Path) -> Counter[Any]:
-    """What the next start delivers: how many times each event."""
-    transport = MemoryTransport()
-    tracker = Tracker("http://127.0.0.1:1/", backlog=backlog, transport=transport)
-    result = tracker.flush(PATIENCE)
-    tracker.stop()
-    assert (result.lost, result.pending) == (0, 0)
-    return once(*(event for _, event in transport.events))
 
 
 ENDS = {

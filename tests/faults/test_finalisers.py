@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from interrupted_programs import arrived, once, run
+from pathlib import Path
+
+import pytest
+from interrupted_programs import arrived, delivered_next, once, run
 
 
-def test_storm(url: str) -> None:
+@pytest.mark.parametrize("level", ["", "process", "disk"])
+def test_storm(url: str, tmp_path: Path, level: str) -> None:
     """With a collection at every second allocation, each event of the program and of the finalisers arrives once."""
     script = """
         import gc, weakref
+        from atom_sync.backlog import Backlog
 
-        tracker = Tracker(url, flush_interval=0.05, max_batch_events=50)
+        path, level = sys.argv[2:]
+        backlog = Backlog(path, level=level) if level else None
+        tracker = Tracker(url, flush_interval=0.05, max_batch_events=50, backlog=backlog)
         dels, callbacks = itertools.count(), itertools.count()
         threads, tracked = set(), []
 
@@ -61,9 +68,11 @@ def test_storm(url: str) -> None:
         check(statistics.pending == statistics.pending_bytes == statistics.lanes == 0, statistics)
         print(*sorted(threads))
     """
-    print("ran in", run(script, url))
+    path = tmp_path / "events.db"
+    print("ran in", run(script, url, str(path), level))
     assert arrived(url, "del") == arrived(url, "callback") == once(*range(4000))
     assert arrived(url, "main") == once(*([n, [[n], [n, [n]]], str(n)] for n in range(4000)))
+    assert not level or delivered_next(path) == once()
 
 
 def test_at_the_end(url: str) -> None:

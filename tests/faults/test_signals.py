@@ -6,11 +6,12 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import pytest
-from interrupted_programs import PATIENCE, arrived, posix, run
+from interrupted_programs import PATIENCE, arrived, delivered_next, once, posix, run
 
 from atom_sync._clock import Clock
 
@@ -19,11 +20,14 @@ SECONDS = float(os.environ.get("ATOM_FAULTS_SECONDS", "2"))
 
 
 @posix
-def test_storm(url: str) -> None:
+@pytest.mark.parametrize("level", ["", "process", "disk"])
+def test_storm(url: str, tmp_path: Path, level: str) -> None:
     """With SIGALRM every 50 us, whose handler tracks, each event of the program and of the handler arrives once."""
     script = """
-        seconds = float(sys.argv[2])
-        tracker = Tracker(url, flush_interval=0.05, max_batch_events=100, request_timeout=10.0)
+        from atom_sync.backlog import Backlog
+        seconds, path, level = float(sys.argv[2]), sys.argv[3], sys.argv[4]
+        backlog = Backlog(path, level=level) if level else None
+        tracker = Tracker(url, flush_interval=0.05, max_batch_events=100, request_timeout=10.0, backlog=backlog)
         signals, numbers = itertools.count(), itertools.count()
         depth = deepest = 0
 
@@ -64,13 +68,15 @@ def test_storm(url: str) -> None:
         check(statistics.pending == statistics.pending_bytes == statistics.lanes == 0, statistics)
         print(n, handled, flushes, deepest)
     """
-    n, handled, flushes, deepest = map(int, run(script, url, str(SECONDS), takes=SECONDS).split())
+    path = tmp_path / "events.db"
+    n, handled, flushes, deepest = map(int, run(script, url, str(SECONDS), str(path), level, takes=SECONDS).split())
     print(f"{n} events of the program, {handled} of the handler, up to {deepest} deep; {flushes} flushes")
     assert n >= 100
     assert deepest > 1
     assert handled >= 100
     assert arrived(url, "main") == dict.fromkeys(range(n), 1)
     assert arrived(url, "handler") == dict.fromkeys(range(handled), 1)
+    assert not level or delivered_next(path) == once()
 
 
 def _interrupted(call: Callable[[], object], n: int, action: Callable[[], object]) -> bool:
