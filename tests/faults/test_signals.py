@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import pytest
-from interrupted_programs import PATIENCE, arrived, delivered_next, once, posix, run
+from interrupted_programs import PATIENCE, Program, arrived, delivered_next, once, posix, run, stats, wait_until
 
 from atom_sync._clock import Clock
 
@@ -77,6 +80,30 @@ def test_storm(url: str, tmp_path: Path, level: str) -> None:
     assert arrived(url, "main") == dict.fromkeys(range(n), 1)
     assert arrived(url, "handler") == dict.fromkeys(range(handled), 1)
     assert not level or delivered_next(path) == once()
+
+
+@posix
+def test_suspended(url: str) -> None:
+    """A process that is suspended until all its timers are over goes on with one request a stream."""
+    script = """
+        tracker = Tracker(url, flush_interval=1.0)
+        for n in range(100):
+            tracker.track(f"stream {n % 10}", n)
+        print("ready", flush=True)
+        result = tracker.flush(30) if sys.stdin.readline() == "go on\\n" else None
+        print(result)
+    """
+    with Program(script, url, stdin=subprocess.PIPE) as program:
+        assert program.line() == "ready"
+        program.process.send_signal(signal.SIGSTOP)
+        time.sleep(2.0)
+        assert arrived(url) == once()  # or it was too late for the test to mean anything
+        program.process.send_signal(signal.SIGCONT)
+        wait_until(lambda: arrived(url) == once(*range(100)), "all had arrived")
+        assert stats(url)["requests"] == 10
+        program.process.stdin.write("go on\n")
+        program.process.stdin.flush()
+        assert program.line() == "FlushResult(delivered=0, lost=0, pending=0)"
 
 
 def _interrupted(call: Callable[[], object], n: int, action: Callable[[], object]) -> bool:
