@@ -407,6 +407,8 @@ class World:
         if len(self.plan.streams) < 2 or options["max_pending_bytes"] < 16384 or options["max_pending_events"]:
             return
         victim, other = timing.sample(self.plan.streams, 2)
+        self._track(other, None, self.shapes[1], 1, Kind.PLAIN)  # an answer: or a second failure may open the breaker
+        self._drain()
         what = timing.choice(("poison", "key", "error") if self.plan.signed else ("poison", "error"))
         self.note("trouble", victim, what)
         if what == "error":
