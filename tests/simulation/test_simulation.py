@@ -60,10 +60,13 @@ def test_seeds_that_found_faults_beside_a_backlog(seed: int) -> None:
     World(seed, events=2_500).run()
 
 
-@pytest.mark.parametrize("seed", [277, 50121, 50137, 2_000_031])
-def test_seeds_that_found_the_simulator_wrong(seed: int) -> None:
-    """What the simulator complained of without reason, while the disk failed, is none of the core's faults."""
-    World(seed, events=2_000 if seed in (50121, 50137) else 2_500).run()
+@pytest.mark.parametrize(
+    ("seed", "events"),
+    [(277, 2_500), (50121, 2_000), (50137, 2_000), (2_000_031, 2_500), (71_000_011, 100_000), (90_000_042, 100_000)],
+)
+def test_seeds_that_found_the_simulator_wrong(seed: int, events: int) -> None:
+    """What the simulator complained of without reason is none of the core's faults."""
+    World(seed, events=events).run()
 
 
 @pytest.mark.parametrize("name", bugs.names() if os.environ.get("ATOM_SIMULATE_BUGS") == "all" else FEW)
