@@ -5,7 +5,7 @@ The rules:
 - A batch is kept before it is sent, so that it has its id for ever.
 - All that is to be put goes through one queue and is put in its order, so a mark never says that records count no more
   whose events are neither kept nor settled.
-- A batch is dropped only in an update that leaves nothing to be put: what was split off it is kept by then.
+- A batch that was split is dropped in the update that puts what it became, so a crash leaves one or the other.
 - One update is under way at a time; what comes meanwhile makes up the next.
 - Events that do not fit into memory are let go once they are kept, and loaded when their turn comes.
 """
@@ -49,6 +49,8 @@ class _Entry:
     forget_before: int = 0
     joined: bool = False
     """Whether the next one must be in the same update."""
+    drop: str = ""
+    """The batch that is to be dropped with this, which was split off it."""
     restored: tuple[Mark, ...] = ()
     """Marks of earlier generations."""
 
@@ -134,8 +136,7 @@ class Keeper:
         for half in halves:
             self.put(lane, half)
             self._queue[-1].joined = half is not halves[-1]
-        if batch.kept or batch.doubtful:
-            self._drop.append(batch.batch_id)
+        self._queue[-1].drop = batch.batch_id  # what is not there is dropped without harm
         if batch.kept:
             return
         batch.lines = None
@@ -212,7 +213,9 @@ class Keeper:
         """Forget marks that later ones replace: they may pile up while the backlog cannot be written."""
         last = {_place(e.mark): e for e in self._queue if e.mark is not None}
         latest = set(map(id, last.values()))
-        self._queue = deque(e for e in self._queue if e.to_put or e.forget_before or e.restored or id(e) in latest)
+        self._queue = deque(
+            e for e in self._queue if e.to_put or e.drop or e.forget_before or e.restored or id(e) in latest
+        )
         self._prune_at = 2 * len(self._queue) + _SLACK
 
     def _mark(self, address: Address) -> Mark | None:
@@ -255,12 +258,12 @@ class Keeper:
         marks = {_place(mark): mark for e in entries for mark in (*e.restored, e.mark) if mark is not None}
         drop: list[str] = []
         dead: list[DeadLetter] = []
-        if not self._queue:
+        if not self._queue:  # they can wait
             drop, self._drop = self._drop, drop
             dead, self._dead = self._dead, dead
         update = UpdateBacklog(
             put=tuple((e.kept, e.batch.lines) for e in entries if e.kept and e.batch and e.batch.lines is not None),
-            drop=tuple(drop),
+            drop=tuple(dict.fromkeys((*(e.drop for e in entries if e.drop), *drop))),
             dead=tuple(dead),
             marks=tuple(marks.values()),
             forget_before=max((e.forget_before for e in entries), default=0),
@@ -296,7 +299,8 @@ class Keeper:
             if entry.batch is not None:
                 entry.batch.doubtful = True
         self._queue.extendleft(reversed(entries))
-        self._drop[:0] = update.drop
+        with_entries = {entry.drop for entry in entries}
+        self._drop[:0] = [batch_id for batch_id in update.drop if batch_id not in with_entries]
         self._dead[:0] = update.dead
 
     def hurry(self) -> None:

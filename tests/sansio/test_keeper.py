@@ -161,6 +161,38 @@ def test_split(keeper: Keeper, lane: Lane, monkeypatch: pytest.MonkeyPatch) -> N
     assert ids(update(keeper)) == ["b.1", "b.2"]
 
 
+def test_dropped_with_its_halves(keeper: Keeper, lane: Lane, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was split goes in the update that keeps its halves, though more is to be put, and again if that failed."""
+    monkeypatch.setattr(keeper_module, "_CHUNK", 1)
+    (batch,) = kept(keeper, lane, "a")
+    keeper.split(lane, batch, split(batch))
+    put(keeper, lane, make(keeper, "b"))
+    for _ in range(2):
+        found = update(keeper)
+        assert (ids(found), found.drop) == (["a.1", "a.2"], ("a",))
+        keeper.failed(0.0)
+        keeper.hurry()
+    update(keeper)
+    keeper.updated(0)
+    found = update(keeper)
+    assert (ids(found), found.drop) == (["b"], ())
+
+
+def test_dropped_with_what_is_left_of_its_halves(keeper: Keeper, lane: Lane, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was split goes though its halves have their outcome, also when many marks wait for a disk that fails."""
+    monkeypatch.setattr(keeper_module, "_SLACK", 0)
+    (batch,) = kept(keeper, lane, "a")
+    halves = split(batch)
+    keeper.split(lane, batch, halves)
+    update(keeper)
+    keeper.failed(0.0)
+    for half in halves:
+        keeper.settled(lane, half)
+    keeper.hurry()
+    found = update(keeper)
+    assert (ids(found), found.drop) == ([], ("a", "a.1", "a.2"))
+
+
 @pytest.mark.parametrize("under_way", [False, True])
 def test_split_before_what_came_later(
     keeper: Keeper, lane: Lane, monkeypatch: pytest.MonkeyPatch, *, under_way: bool
