@@ -93,9 +93,18 @@ class Admission:
         self._schedule.rekey(lane, key, take_over=records)
 
     def accept(
-        self, stream: str, line: bytes, auth_key: AuthKey | None, now: float, receipt: Receipt | None = None
+        self,
+        stream: str,
+        line: bytes,
+        auth_key: AuthKey | None,
+        now: float,
+        receipt: Receipt | None = None,
+        *,
+        late: bool = False,
     ) -> float:
         """Take an event in; return when there is something to do for it, minus infinity for now, infinity for never.
+
+        One that is *late* was taken in before, when there was room for it; it needs none now.
 
         Raises:
             EventTooLarge, BacklogFull, TypeError, ValueError: see :meth:`TrackerCore.track`; nothing was accepted.
@@ -110,7 +119,7 @@ class Admission:
         if lane.inlet.lines and len(lane.inlet.lines) + size > full_size:
             when = self._close_full(lane)
         ledger = self._ledger
-        if not ledger.has_room(size):
+        if not ledger.has_room(size) and not late:
             self._take_back_unused()
             if not ledger.has_room(size):
                 when = -inf

@@ -433,8 +433,7 @@ class TrackerCore:
                     if inlet.max_size != CLOSED:
                         self._ledger.catch_up(inlet)
                         continue
-                    late = inlet.close().splitlines(keepends=True)
-                    self._interrupting.extend((inlet.stream, line, None, inlet.since, None) for line in late)
+                    self._take_up_late(inlet)
                 if not self._interrupting:
                     break
                 stream, line, auth_key, now, receipt = self._interrupting.popleft()
@@ -451,6 +450,15 @@ class TrackerCore:
         finally:
             self._taking_up = False
             self._told_deadline = -inf  # what the driver was told may be too late now
+
+    @in_turn
+    def _take_up_late(self, inlet: Inlet) -> None:
+        """What was put into *inlet* just when that was closed was accepted, whether there is room now or not."""
+        for line in inlet.close().splitlines(keepends=True):
+            if self._state is _OPEN:
+                self._admission.accept(inlet.stream, line, None, inlet.since, late=True)
+            else:
+                self._losses.lose_at_once(inlet.stream, line, LossReason.STOPPED, _STOPPED, now=inlet.since)
 
     # -- all lanes --------------------------------------------------------------------------------------
 

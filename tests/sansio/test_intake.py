@@ -216,22 +216,29 @@ def test_just_in_time() -> None:
     assert t.arrived() == [1, 2]
 
 
-@pytest.mark.parametrize(
-    ("end", "reason"),
-    [
-        (lambda t: t.core.abandon(now=0.0), LossReason.STOPPED),
-        (lambda t: (t.flush(), t.track("b", 1), t.track("b", 2)), LossReason.BACKLOG_FULL),
-    ],
-)
-def test_late_and_no_room(end: Callable[[Tracker], object], reason: LossReason) -> None:
-    """What came late and cannot be taken in any more is counted as lost, and reported."""
-    t = Tracker(max_pending_events=3, on_full="raise")
+def test_late_and_over() -> None:
+    """What came late to a tracker that takes no more is counted as lost, and reported."""
+    t = Tracker()
     t.track("a", 1)
-    t.interrupt(before=lambda: end(t))
+    t.interrupt(before=lambda: t.core.abandon(now=0.0))
     t.track("a", "late")
-    assert ("late", reason) in t.losses()
+    assert ("late", LossReason.STOPPED) in t.losses()
     statistics = t.core.statistics()
-    assert statistics.lost[reason] == statistics.accepted - statistics.delivered - statistics.pending
+    assert statistics.lost == {LossReason.STOPPED: 2}
+    assert (statistics.accepted, statistics.pending) == (2, 0)
+
+
+@pytest.mark.parametrize("on_full", ["raise", "block", "drop_newest", "drop_oldest"])
+def test_late_and_no_room(on_full: str) -> None:
+    """What came late was accepted while there was room: it is over the budget, and nothing is lost for it."""
+    t = Tracker(max_pending_events=3, on_full=on_full)
+    t.track("a", 1)
+    t.interrupt(before=lambda: (t.flush(), t.track("b", 2), t.track("b", 3)))
+    t.track("a", "late")
+    assert t.core.statistics().pending == 4
+    assert not t.core.statistics().lost
+    assert sorted(map(str, t.arrived())) == ["1", "2", "3", "late"]
+    assert t.core.statistics().delivered == 4
 
 
 def test_late_and_nothing_lent() -> None:
