@@ -9,7 +9,7 @@ from typing import Final
 
 from ._cut import escaped_size, pieces
 from ._errors import BacklogFull, EventTooLarge
-from ._flush import Receipt
+from ._flush import Receipt, ReceiptShare
 from ._inlet import NO_INLET, Inlet, Segment, count_lines
 from ._keeper import Keeper
 from ._kept import KeptRecords
@@ -191,6 +191,8 @@ class Admission:
         if lane.inlet is NO_INLET:
             when = min(when, self._open_inlet(lane, record.now))
         inlet, ledger = lane.inlet, self._ledger
+        flushes = lane.flushes if isinstance(lane.flushes, list) else []
+        shares = () if record.receipt is None else (ReceiptShare(record.receipt, lane.pending),)
         # Without a call in between, in which a signal handler might raise: all of it is done, or nothing.
         ledger.reserved_bytes -= size
         ledger.reserved_events -= 1
@@ -198,16 +200,19 @@ class Admission:
         inlet.lent_events += 1
         inlet.lines += line
         inlet.events += 1
+        if shares:
+            flushes += shares
+            lane.flushes = flushes
         record.state = _ACCEPTED
-        if record.receipt is not None:
-            lane.join_receipt(record.receipt)
         if inlet.events >= self._options.max_batch_events or len(inlet.lines) >= full_size:
             return min(when, self._close_full(lane))
         return when
 
     def _open_inlet(self, lane: Lane, now: float) -> float:
-        lane.inlet = Inlet(self._ledger, lane.stream, now)
-        return self._begin_to_wait(lane, now)
+        inlet = Inlet(self._ledger, lane.stream, now)
+        when = self._begin_to_wait(lane, now)
+        lane.inlet = inlet  # not before, or where a signal handler raises it would wait without a timer
+        return when
 
     def _lane(self, stream: str, auth_key: AuthKey | None) -> Lane:
         """The lane of an event; a new one is scheduled once it holds the event."""
@@ -234,9 +239,9 @@ class Admission:
             )
 
     def _begin_to_wait(self, lane: Lane, now: float) -> float:
-        """The lane has a new inlet; return when it is to be sent though it does not get full."""
+        """The lane gets a new inlet; return when it is to be sent though it does not get full."""
         if self._ages is not None:
-            self._ages.add(lane)
+            self._ages.add(lane, now)
         if lane.state is not LaneState.FILLING:
             return inf
         self._schedule.add(lane)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from ._cut import escaped_growth, longest_fit, nth_line
 from ._flush import Flush, FlushShare, Receipt, ReceiptShare
-from ._inlet import NO_INLET, Inlet, Segment, count_lines
+from ._inlet import CLOSED, NO_INLET, Inlet, Segment, count_lines
 from ._messages import Loss
 from ._request import array_text, envelope, envelope_size, quote
 from ._sign import AuthKey
@@ -159,15 +159,25 @@ class Lane:
 
     def close_inlet(self, *, full: bool = False, due: bool = False) -> None:
         """Let what is in the inlet wait as a segment, if there is anything; the next event opens another inlet."""
-        inlet, self.inlet = self.inlet, NO_INLET
-        lines = inlet.close()
-        events = count_lines(lines)
-        if inlet.ledger is not None:
-            inlet.ledger.take_back(inlet, used_bytes=len(lines), used_events=events)
+        inlet = self.inlet
+        if inlet is NO_INLET:
+            return
+        inlet.max_size = inlet.max_events = CLOSED
+        lines = bytes(inlet.lines)
+        size, events = len(lines), count_lines(lines)
+        closed = self.closed if isinstance(self.closed, deque) else deque()
+        segment = Segment(lines, events, inlet.since, full, due)
+        ledger = inlet.ledger
+        # Without a call in between, in which a signal handler might raise: all of it is done, or nothing.
         if lines:
-            if not isinstance(self.closed, deque):
-                self.closed = deque()
-            self.closed.append(Segment(lines, events, inlet.since, full, due))
+            closed += (segment,)
+            self.closed = closed
+        del inlet.lines[:size]  # what is left comes late
+        if ledger is not None:
+            ledger.room_bytes += inlet.lent_bytes - size
+            ledger.room_events += inlet.lent_events - events
+        inlet.lent_bytes, inlet.lent_events = size, events
+        self.inlet = NO_INLET
 
     def make_due(self) -> None:
         """Let all that waits be sent without waiting for more."""

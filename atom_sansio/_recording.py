@@ -220,7 +220,8 @@ class Recording:
         """Forget *record*, unless it is being written just now, or was; return whether it is forgotten."""
         if record.state is not RecordState.QUEUED or (self._given is not None and record in self._given.members):
             return False
-        self._queue.remove(record)
+        if record in self._queue:  # or a signal handler has raised just after that was done
+            self._queue.remove(record)
         record.state = RecordState.REFUSED
         return True
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from ._lane import Lane
 from ._sign import AuthKey
-from ._state import LaneInput, LaneState
+from ._state import LANE_TRANSITIONS, LaneInput, LaneState, advance
 
 _Turns = deque[tuple[int, Lane]]
 """Lanes that are ready, by when they became so."""
@@ -85,6 +85,7 @@ class Schedule:
 
     def remove(self, lane: Lane) -> None:
         """The lane holds nothing more."""
+        lane.close_inlet()  # which gives back what it was lent
         lane.timer = None
         del self._lanes[lane]
         self._forget_address(lane)
@@ -108,15 +109,21 @@ class Schedule:
 
     def make_ready(self, lane: Lane, input_: LaneInput = LaneInput.DUE) -> None:
         """Let the lane send at its turn."""
+        state = advance(LANE_TRANSITIONS, lane.state, input_)
+        turns, turn = self._turns_of(lane), (next(self._order), lane)
+        # Without a call in between, in which a signal handler might raise: all of it is done, or nothing.
+        turns += (turn,)
         lane.timer = None
-        lane.fire(input_)
-        self._turns_of(lane).append((next(self._order), lane))
+        lane.state = state
 
     def make_due(self, lane: Lane) -> None:
         """Let all that waits in the lane be sent at its turn, without waiting for more."""
         lane.make_due()
-        if lane.closed and lane.state is LaneState.FILLING:
-            self.make_ready(lane)
+        if lane.state is LaneState.FILLING:
+            if lane.closed:
+                self.make_ready(lane)
+            elif lane.empty:  # a signal handler has raised before its first event was in it
+                self.remove(lane)
 
     def make_all_due(self) -> None:
         """The same for every lane that waits for more; again and again it costs nothing."""
@@ -192,14 +199,14 @@ class Ages:
         self._limit = _SLACK
         self._order = count()
 
-    def add(self, lane: Lane) -> None:
+    def add(self, lane: Lane, since: float) -> None:
         """The lane has a new inlet."""
         if len(self._heap) > self._limit:
             # Those of segments that wait behind a lane's first will count when their turn comes.
             self._heap = list({entry[::2]: entry for entry in self._heap if _may_wait(entry)}.values())
             heapify(self._heap)
             self._limit = 2 * len(self._heap) + _SLACK
-        heappush(self._heap, (lane.inlet.since, next(self._order), lane))
+        heappush(self._heap, (since, next(self._order), lane))
 
     def oldest(self) -> Lane | None:
         """The lane whose waiting events began to wait first, or None when none wait.

@@ -109,7 +109,7 @@ class TrackerCore:
         window: int = WINDOW,
     ) -> None:
         self._options = options
-        self._ids = (f"{source}-{n}" for n in count(1))
+        self._ids = map((source + "-%d").__mod__, count(1))  # no generator: what is raised in one ends it
         self._state = TrackerState.OPEN
         self._ledger = Ledger(max_bytes=options.max_pending_bytes, max_events=options.max_pending_events)
         self._keeper = None if level is None else Keeper(level, window=window)

@@ -26,6 +26,7 @@ from atom_sansio import (
     Intake,
     Level,
     LoadBatch,
+    LocalError,
     OnFull,
     Options,
     Records,
@@ -184,14 +185,21 @@ class Tracker(Intake[Receipt]):
             return given
         with self._lock:
             try:
-                look = core.track_line(stream, line, key, now=self._now(), receipt=given)
-            except BacklogFull:
-                look = self._take_in(stream, lambda: core.track_line(stream, line, key, now=self._now(), receipt=given))
-            if look:
+                try:
+                    look = core.track_line(stream, line, key, now=self._now(), receipt=given)
+                except BacklogFull:
+                    take = partial(core.track_line, stream, line, key, receipt=given)
+                    look = self._take_in(stream, lambda: take(now=self._now()))
+                if look:
+                    self._wake()
+                    self._notify_progress()  # an older event may have been dropped for this one
+                elif not self._senders:  # the last attempt to start one failed
+                    self._wake()
+            except (LocalError, TypeError, ValueError):
+                raise
+            except BaseException:  # a signal handler's: the event may be in, and nobody know that it is to be sent
                 self._wake()
-                self._notify_progress()  # an older event may have been dropped for this one
-            elif not self._senders:  # the last attempt to start one failed
-                self._wake()
+                raise
         return given
 
     def _wait_for(self, receipt: Receipt, timeout: float | None) -> None:

@@ -790,7 +790,7 @@ SCENARIOS: list[Scenario] = [
     ),
     Scenario(
         "who tracks while the disk is busy waits for that and for one write of its own",
-        backlog=keeps("disk", append=1.0),
+        backlog=keeps("process", append=1.0),
         program=[track(1, "a", 1), Flush(2)],
         also=[track(1.5, "b", 2), Flush(1.5)],
         until=10,

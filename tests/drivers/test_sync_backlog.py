@@ -368,8 +368,10 @@ class TestInterruptions:
             assert tracker.stop().delivered == 1
 
     @posix
-    def test_keyboard_interrupt_everywhere(self) -> None:
-        """Ctrl-C anywhere in the keeping of an event leaves no thread waiting, and the tracker goes on."""
+    @pytest.mark.parametrize("level", [None, "process"])
+    @pytest.mark.parametrize(("earlier", "call"), [(0, "track"), (3, "track"), (2, "flush"), (2, "stop")])
+    def test_keyboard_interrupt_everywhere(self, level: str | None, earlier: int, call: str) -> None:
+        """Ctrl-C anywhere in a call costs no other event, leaves no thread waiting, and the tracker goes on."""
         n = 0
         while True:
             n += 1
@@ -378,38 +380,53 @@ class TestInterruptions:
 
             def profile(frame: FrameType, event: str, arg: object) -> None:
                 nonlocal count
-                if event == "call" and Path(frame.f_code.co_filename).parent.name in ("atom_sync", "atom_sansio"):
+                ours = Path(frame.f_code.co_filename).parent.name in ("atom_sync", "atom_sansio")
+                if ours and event in ("call", "c_return"):  # where the interpreter calls signal handlers
                     count += 1
                     if count == n:  # noqa: B023
                         raise KeyboardInterrupt
 
             with VirtualClock() as clock:
-                disk = Disk()
-                tracker = make_tracker(clock, transport=transport, backlog=disk)
+                disk = Disk(level or "memory")
+                tracker = make_tracker(
+                    clock,
+                    transport=transport,
+                    backlog=disk if level else None,
+                    max_batch_events=4,
+                    flush_interval=1.0,
+                )
+                expected = {f"earlier {i}" for i in range(earlier)}
+                for event in sorted(expected):
+                    tracker.track("a", event)
                 raised = True
                 sys.setprofile(profile)
                 try:
-                    tracker.track("a", "interrupted")
+                    tracker.track("a", "interrupted") if call == "track" else getattr(tracker, call)()
                     raised = False
                 except KeyboardInterrupt:
                     pass
                 finally:
                     sys.setprofile(None)
-                returned = []
-                clock.start(lambda: returned.append(tracker.track("a", "other")), "other")  # noqa: B023
-                tracker.track("a", "next")
-                clock.sleep(2)
-                assert returned == [None]
+                if call != "stop":
+                    returned = []
+                    clock.start(lambda: returned.append(tracker.track("a", "other")), "other")  # noqa: B023
+                    tracker.track("a", "next")
+                    clock.sleep(2)
+                    assert returned == [None]
+                    expected |= {"other", "next"}
+                    assert expected <= set(events_of(transport))
                 tracker.stop()
                 clock.sleep(1)
                 assert clock.others == []
+                statistics = tracker.statistics()
+                assert (statistics.pending, statistics.pending_bytes, statistics.lanes) == (0, 0, 0)
             assert disk.closed
             assert disk.events() == []
             sent = events_of(transport)
-            assert len(sent) == len(set(sent)) == tracker.statistics().accepted
-            assert {"other", "next"} <= set(sent)
+            assert len(sent) == len(set(sent)) == statistics.accepted
+            assert expected <= set(sent)
             if not raised:
-                assert "interrupted" in sent
+                assert call != "track" or "interrupted" in sent
                 return
 
     def test_keyboard_interrupt_in_a_write(self) -> None:

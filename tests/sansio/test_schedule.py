@@ -332,12 +332,12 @@ def test_oldest() -> None:
     first, second = lane("a"), lane("b")
     for now, it in enumerate((first, second)):
         it.inlet.since = now
-        ages.add(it)
+        ages.add(it, it.inlet.since)
     assert ages.oldest() is first
     first.inlet.close()
     assert ages.oldest() is second
     first.inlet = Inlet(None, "a", 2.0, bytearray(b"1\n"), 1)
-    ages.add(first)
+    ages.add(first, first.inlet.since)
     assert ages.oldest() is second
     second.inlet.close()
     assert ages.oldest() is first
@@ -349,12 +349,12 @@ def test_ages_of_the_past_are_cleared_out() -> None:
     waiting = [lane(str(n)) for n in range(3)]
     for n, it in enumerate(waiting):
         it.inlet.since = float(n)
-        ages.add(it)
+        ages.add(it, it.inlet.since)
     for n in range(1000):
         it = lane("comes and goes")
         it.inlet.since = 10.0 + n
-        ages.add(it)
-        ages.add(waiting[0])
+        ages.add(it, it.inlet.since)
+        ages.add(waiting[0], waiting[0].inlet.since)
         it.inlet.close()
     assert len(ages._heap) < 200
     for it in waiting:
@@ -369,13 +369,13 @@ def test_how_many_ages_there_are() -> None:
     gone, late, early, twin = (lane(name) for name in "abcd")
     for it, since in ((gone, 0.0), (late, 5.0), (early, 1.0), (twin, 1.0)):
         it.inlet.since = since
-        ages.add(it)
+        ages.add(it, it.inlet.since)
     gone.inlet.close()
     lengths = []
     for n in range(140):
         it = lane()
         it.inlet.since = 10.0 + n
-        ages.add(it)
+        ages.add(it, it.inlet.since)
         it.inlet.close()
         lengths.append(len(ages._heap))
     assert drops(lengths) == [(65, 4), (71, 4)]
@@ -392,6 +392,6 @@ def test_ages_of_a_lane_that_waits_anew() -> None:
     lengths = []
     for n in range(70):
         it.inlet = Inlet(None, "s", float(n), bytearray(b"1\n"), 1)
-        ages.add(it)
+        ages.add(it, it.inlet.since)
         lengths.append(len(ages._heap))
     assert drops(lengths) == [(65, 1)]
