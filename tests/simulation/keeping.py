@@ -181,6 +181,7 @@ class Keeping:
         self.waiting.remove((number, record))
         world.program.woken = True
         self._wrote()
+        world.retry_blocked()
 
     def _wrote(self) -> None:
         self._world.oracle.key_to_come.clear()
@@ -227,6 +228,7 @@ class Keeping:
         if self._world.call(partial(core.take_back, record)):
             self._world.note("taken back")
             self._settle()
+            self._world.retry_blocked()
 
     # -- the rest -----------------------------------------------------------------------------------------
 
