@@ -15,6 +15,7 @@ from anyio.abc import TaskGroup
 from atom_sansio import (
     BacklogCommand,
     BacklogFull,
+    BatchUnreadable,
     Level,
     LoadBatch,
     Record,
@@ -262,9 +263,12 @@ class Keeping:
     async def _load(self, command: LoadBatch) -> None:
         try:
             lines = await self._in_thread(self._backlog.load, command.batch_id)
-        except Exception as error:  # whatever SQLite finds on a damaged page
+        except BatchUnreadable as error:
             with self._lock:
                 self._core.batch_unreadable(command.batch_id, _words(error), now=self._loop.now())
+        except Exception:  # which may pass
+            with self._lock:
+                self._core.batch_not_loaded(command.batch_id, now=self._loop.now())
         else:
             with self._lock:
                 self._core.batch_loaded(command.batch_id, lines)

@@ -11,7 +11,7 @@ from ._backoff import backoff
 from ._breaker import Breaker
 from ._budget import RetryBudget
 from ._errors import ConnectionFailed, RemoteError
-from ._keeper import Keeper
+from ._keeper import PAUSE, Keeper
 from ._kept import LoadBatch
 from ._lane import Batch, Lane, split
 from ._ledger import Ledger
@@ -271,6 +271,17 @@ class Delivery:
             assert self._keeper is not None
             self._keeper.loaded(lane.batches[-1], lines)
             self._schedule.make_next(lane)
+
+    def not_loaded(self, batch_id: str, *, now: float) -> None:
+        """The events of a batch cannot be read now.
+
+        Its lane asks again after a pause.  It does not wait for that at the backlog, where it would be in the way of
+        others: what is there counts as in flight, and as the one probe while the breaker is open.
+        """
+        lane = self._at_backlog.pop(batch_id, None)
+        if lane is not None:
+            lane.fire(LaneInput.FAILED)
+            self._schedule.arm(lane, now + PAUSE)
 
     def unreadable(self, batch_id: str, trouble: str, *, now: float) -> None:
         """The events of a batch cannot be read any more."""

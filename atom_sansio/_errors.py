@@ -9,6 +9,7 @@
     │   │   └── EventTooLarge     not even alone does the event fit into one request
     │   ├── BacklogFull           no room within the pending budget, or on the disk
     │   ├── BacklogError          a backlog on disk cannot be opened
+    │   ├── BatchUnreadable       what a backlog keeps of a batch is gone for good
     │   └── TrackerClosed         the tracker takes no more events
     └── RemoteError               the service's or the network's doing
         ├── ConnectionFailed      no connection, or it broke
@@ -48,6 +49,13 @@ class BacklogFull(LocalError):
 
 class BacklogError(LocalError):
     """The backlog on disk cannot be opened."""
+
+
+class BatchUnreadable(LocalError):
+    """What a backlog keeps of a batch cannot be read any more, ever: whoever asks again gets nothing either.
+
+    A backlog's ``load`` raises it, and nothing else gives a batch up as lost.
+    """
 
 
 class TrackerClosed(LocalError):

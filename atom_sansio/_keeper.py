@@ -27,7 +27,7 @@ WINDOW: Final = 32 * 1024 * 1024
 _CHUNK: Final = 4 * 1024 * 1024
 """Bytes of events that one update puts at most, or it would take too long."""
 
-_PAUSE: Final = 1.0
+PAUSE: Final = 1.0
 """Seconds after a failure until the backlog is tried again."""
 
 _SLACK: Final = 1024
@@ -294,7 +294,7 @@ class Keeper:
         entries, update = self._under_way
         self._under_way = None
         self.failing = True
-        self._retry_at = now + _PAUSE
+        self._retry_at = now + PAUSE
         for entry in entries:
             if entry.batch is not None:
                 entry.batch.doubtful = True

@@ -82,7 +82,11 @@ class UpdateBacklog:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadBatch:
-    """Read the events of a kept batch; then report ``batch_loaded`` or ``batch_unreadable``."""
+    """Read the events of a kept batch; then report ``batch_loaded``.
+
+    Or ``batch_not_loaded``, if they cannot be read now: then this comes again.  Or ``batch_unreadable``, if they never
+    can be again: then they are lost.
+    """
 
     batch_id: str
 

@@ -84,6 +84,7 @@ class LaneInput(_Symbol):
     SETTLED = "settled"
     """The batch in flight was delivered, lost or split."""
     FAILED = "failed"
+    """It came to no answer, or was told to come again; or the backlog cannot read it now."""
     REFUSED_KEY = "key refused"
     NEW_KEY = "new key"
     ASK_BACKLOG = "ask the backlog"
@@ -105,6 +106,7 @@ LANE_TRANSITIONS: Final[Mapping[tuple[LaneState, LaneInput], LaneState]] = {
     (LaneState.FILLING, LaneInput.NO_KEY): LaneState.PARKED,
     (LaneState.READY, LaneInput.ASK_BACKLOG): LaneState.AT_BACKLOG,
     (LaneState.AT_BACKLOG, LaneInput.BACKLOG_DONE): LaneState.READY,
+    (LaneState.AT_BACKLOG, LaneInput.FAILED): LaneState.BACKING_OFF,
 }
 
 _State = TypeVar("_State", TrackerState, LaneState)

@@ -654,8 +654,13 @@ class TrackerCore:
         self._delivery.loaded(batch_id, lines)
 
     @in_turn
+    def batch_not_loaded(self, batch_id: str, *, now: float) -> None:
+        """The events of a batch cannot be read now; they stay where they are, and are asked for again after a pause."""
+        self._delivery.not_loaded(batch_id, now=now)
+
+    @in_turn
     def batch_unreadable(self, batch_id: str, trouble: str, *, now: float) -> None:
-        """The events of a batch cannot be read any more."""
+        """The events of a batch cannot be read any more, whoever tries, and are lost."""
         self._delivery.unreadable(batch_id, trouble, now=now)
 
     def _restored_lane(self, stream: str, fingerprint: str | None) -> Lane:

@@ -11,6 +11,7 @@ from typing import Final, Protocol
 from atom_sansio import (
     AuthKey,
     BacklogCommand,
+    BatchUnreadable,
     Level,
     LoadBatch,
     Receipt,
@@ -456,9 +457,13 @@ class Keeping:
             case LoadBatch():
                 try:
                     lines = self._backlog.load(command.batch_id)
-                except Exception as error:  # whatever SQLite finds on a damaged page
+                except BatchUnreadable as error:
                     with self._lock:
                         self._core.batch_unreadable(command.batch_id, _words(error), now=self._now())
+                        self._work_came()
+                except Exception:  # which may pass
+                    with self._lock:
+                        self._core.batch_not_loaded(command.batch_id, now=self._now())
                         self._work_came()
                 else:
                     with self._lock:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from atom_sansio import BacklogError, KeptBatch, Level, Records, Recovered, UpdateBacklog
+from atom_sansio import BacklogError, BatchUnreadable, KeptBatch, Level, Records, Recovered, UpdateBacklog
 from atom_sansio._records import read_records
 
 from . import _mending as mending
@@ -216,7 +216,8 @@ class OpenBacklog:
         """The events of a batch, a line each.
 
         Raises:
-            Unreadable, OSError: they cannot be read.
+            BatchUnreadable: they never can be again.  They are set aside, and the tracker gives them up as lost.
+            OSError: they cannot be read now.  The tracker asks again, as it does whatever else is raised.
         """
         return self._where.get(batch_id, self._own).load(batch_id)
 
@@ -370,7 +371,7 @@ class Segment:
         """The events of a batch, a line each.
 
         Raises:
-            Unreadable: they are not what was put; what is left is set aside.
+            BatchUnreadable: they are not what was put; what is left is set aside.
             OSError: they cannot be read, now.
         """
         try:
@@ -383,12 +384,12 @@ class Segment:
                 raise
             with self._working() as connection:  # which is a better one, if one could be made
                 lines = tables.load_batch(connection, batch_id)
-        except tables.Unreadable as error:
-            with contextlib.suppress(OSError), self._working() as connection, tables.transaction(connection):
+        except BatchUnreadable as error:
+            with self._working() as connection, tables.transaction(connection):  # or it is not given up yet
                 tables.set_batch_aside(connection, batch_id, str(error))
             raise
         if lines is None:
-            raise tables.Unreadable("it is not there any more")
+            raise BatchUnreadable("it is not there any more")
         return lines
 
     def empty(self) -> bool:

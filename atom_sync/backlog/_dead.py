@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from atom_sansio import JSON, BacklogError, LossReason
+from atom_sansio import JSON, BacklogError, BatchUnreadable, LossReason
 from atom_sansio._records import read_records
 
 from . import _tables as tables
@@ -223,5 +223,5 @@ class DeadLetters:
     def _reading(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, OSError, ValueError, TypeError, tables.Unreadable) as error:
+        except (sqlite3.Error, OSError, ValueError, TypeError, BatchUnreadable) as error:
             raise BacklogError(f"{self._path} cannot be used: {error}") from error

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 from zlib import crc32
 
-from atom_sansio import DeadLetter, KeptBatch, Mark, UpdateBacklog
+from atom_sansio import BatchUnreadable, DeadLetter, KeptBatch, Mark, UpdateBacklog
 
 APPLICATION_ID: Final = 0x41746F42  # "AtoB"
 VERSION: Final = 1
@@ -47,10 +47,6 @@ ERRORS: Final = (sqlite3.Error, UnicodeDecodeError)
 
 class NoBacklog(Exception):
     """The file is of another kind, or of a version to come."""
-
-
-class Unreadable(Exception):
-    """What is kept of a batch is not what was put."""
 
 
 def connect(path: Path, *, sync: bool) -> sqlite3.Connection:
@@ -148,7 +144,7 @@ def load_batch(connection: sqlite3.Connection, batch_id: str) -> bytes | None:
     """The events of a batch, a line each; None if there is no such batch.
 
     Raises:
-        Unreadable: they are not what was put.
+        BatchUnreadable: they are not what was put.
     """
     found = connection.execute(
         f"SELECT {_HEAD}, head, crc, lines FROM batches WHERE batch_id = ?",  # noqa: S608 - ours
@@ -157,7 +153,7 @@ def load_batch(connection: sqlite3.Connection, batch_id: str) -> bytes | None:
     if found is None:
         return None
     if reason := trouble_of_batch(found):
-        raise Unreadable(reason)
+        raise BatchUnreadable(reason)
     lines: bytes = found[-1]
     return lines
 
@@ -346,7 +342,7 @@ def revive(connection: sqlite3.Connection, number: int, letter_id: str) -> None:
     """Make a dead letter a batch again, the last of all, under its old id.
 
     Raises:
-        Unreadable: it is not what was buried.
+        BatchUnreadable: it is not what was buried.
     """
     row = connection.execute(
         f"SELECT {LETTER}, crc, lines FROM dead WHERE n = ? AND letter_id = ?",  # noqa: S608 - ours
@@ -355,7 +351,7 @@ def revive(connection: sqlite3.Connection, number: int, letter_id: str) -> None:
     if row is None:
         return
     if reason := trouble_of_letter(row):
-        raise Unreadable(reason)
+        raise BatchUnreadable(reason)
     batch_id, stream, fingerprint, events, *_, lines = row
     last = connection.execute("SELECT max(n) FROM batches").fetchone()[0] or 0
     kept = KeptBatch(

@@ -7,10 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from atom_sansio import DeadLetter, KeptBatch, Level, Loss, LossReason, Mark, Records, UpdateBacklog
+from atom_sansio import BatchUnreadable, DeadLetter, KeptBatch, Level, Loss, LossReason, Mark, Records, UpdateBacklog
 from atom_sansio._records import encode_record, record_head
 from atom_sync.backlog import Backlog, OpenBacklog
-from atom_sync.backlog._tables import Unreadable
 
 Content = tuple[str, str | None, bytes]
 """Stream, fingerprint and events."""
@@ -89,7 +88,7 @@ def contents(opened: OpenBacklog) -> tuple[dict[str, Content], list[bytes], int]
     for kept in found.batches:
         try:
             batches[kept.batch_id] = kept.stream, kept.fingerprint, opened.load(kept.batch_id)
-        except Unreadable:
+        except BatchUnreadable:
             damaged += kept.events
     tracked = [line for each in found.records for line in each.lines.splitlines(keepends=True)]
     return batches, tracked, damaged

@@ -17,12 +17,11 @@ from typing import Any
 import pytest
 from files import batch, change, contents, held, letter, lines_of, mark, records
 
-from atom_sansio import BacklogError, Level
+from atom_sansio import BacklogError, BatchUnreadable, Level
 from atom_sync.backlog import Backlog, DeadLetters, OpenBacklog
 from atom_sync.backlog import _backlog as backlog_module
 from atom_sync.backlog import _mending as mending
 from atom_sync.backlog import _tables as tables
-from atom_sync.backlog._tables import Unreadable
 
 posix = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 unprivileged = pytest.mark.skipif(getattr(os, "geteuid", int)() == 0, reason="root may do anything")
@@ -459,7 +458,7 @@ def test_a_batch_that_is_altered(tmp_path: Path) -> None:
         connection.commit()
     with opened(file) as it:
         assert contents(it) == ({"c": ("clicks", None, lines_of("c"))}, [], 2)
-        with pytest.raises(Unreadable, match="not there any more"):
+        with pytest.raises(BatchUnreadable, match="not there any more"):
             it.load("a")
         with DeadLetters(file) as letters:
             pieces = letters.damaged
@@ -470,6 +469,28 @@ def test_a_batch_that_is_altered(tmp_path: Path) -> None:
     ]
     assert pieces[2][2].endswith(lines_of("x"))
     assert held(file)[2] == 0
+
+
+def test_an_altered_batch_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is given up only when it is set aside: until then it cannot be read."""
+    file = tmp_path / "events.db"
+    lay(file, "a")
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        connection.execute("UPDATE batches SET lines = ?", (lines_of("x"),))
+        connection.commit()
+
+    def set_aside(*args: Any) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with opened(file) as it:
+        with monkeypatch.context() as patch:
+            patch.setattr(tables, "set_aside", set_aside)
+            with pytest.raises(OSError, match="disk is full"):
+                it.load("a")
+        with pytest.raises(BatchUnreadable, match="its checksum is wrong"):
+            it.load("a")
+        with DeadLetters(file) as letters:
+            assert len(letters.damaged) == 1
 
 
 def zero_index(file: Path) -> None:

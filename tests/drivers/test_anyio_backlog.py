@@ -35,7 +35,7 @@ from test_sync_tracker import CANARY
 from virtual import PATIENCE, Guarded, interrupting
 
 from atom_anyio import MemoryTransport, Tracker
-from atom_sansio import BacklogError, BacklogFull, Level, Loss, LossReason, TrackerClosed
+from atom_sansio import BacklogError, BacklogFull, BatchUnreadable, Level, Loss, LossReason, TrackerClosed
 from atom_sync.backlog import Backlog
 
 LEVELS = [level.value for level in Level]
@@ -627,9 +627,19 @@ class TestFull:
 
         run_virtually(main)
 
-    @pytest.mark.parametrize("method", ["append", "update", "load"])
-    def test_any_error(self, run_virtually: Any, method: str) -> None:
-        """Whatever a backlog of the user's raises is a failure of the disk, and does not end the tasks."""
+    @pytest.mark.parametrize(
+        ("method", "error"),
+        [
+            ("append", KeyError),
+            ("update", KeyError),
+            ("load", KeyError),
+            ("load", OSError(5, "Input/output error")),
+            ("load", BatchUnreadable("its checksum is wrong")),
+        ],
+    )
+    def test_any_error(self, run_virtually: Any, method: str, error: Exception) -> None:
+        """Whatever a backlog of the user's raises passes, and ends no task; but a batch may be gone for good."""
+        lost = isinstance(error, BatchUnreadable)
 
         async def main() -> None:
             disk = Disk()
@@ -642,7 +652,7 @@ class TestFull:
             def raises(called: str) -> str | None:
                 if called == method and not raised:
                     raised.append(1)
-                    raise KeyError
+                    raise error
                 return None
 
             raised: list[int] = []
@@ -652,8 +662,8 @@ class TestFull:
                 await tracker.track("a", 2)
                 await anyio.sleep(30)
             assert raised == [1]
-            assert events_of(transport) == [2] if method == "load" else [1, 2]
-            check(tracker, disk, transport, 2, lost=method == "load")
+            assert events_of(transport) == ([2] if lost else [1, 2])
+            check(tracker, disk, transport, 2, lost=lost)
 
         run_virtually(main)
 

@@ -17,7 +17,17 @@ from kept import Disk
 from test_sync_tracker import CANARY, ENDPOINT, FrozenClock, make_tracker, posix, printed, run_child
 from virtual import PATIENCE, Guarded, VirtualClock, interrupting
 
-from atom_sansio import BacklogError, BacklogFull, Level, Loss, LossReason, Reply, Request, TrackerClosed
+from atom_sansio import (
+    BacklogError,
+    BacklogFull,
+    BatchUnreadable,
+    Level,
+    Loss,
+    LossReason,
+    Reply,
+    Request,
+    TrackerClosed,
+)
 from atom_sansio._tracker import TrackerCore
 from atom_sync import MemoryTransport, Tracker
 from atom_sync._tracker import _begin_all_in_child
@@ -618,9 +628,17 @@ class TestStop:
 
 
 class TestFaults:
-    @pytest.mark.parametrize("method", ["update", "load"])
-    def test_any_error(self, method: str) -> None:
-        """Whatever is raised in a worker, it is a failure of the disk, and does not end the worker."""
+    @pytest.mark.parametrize(
+        ("method", "error", "lost"),
+        [
+            ("update", KeyError, False),
+            ("load", KeyError, False),
+            ("load", OSError(5, "Input/output error"), False),
+            ("load", BatchUnreadable("its checksum is wrong"), True),
+        ],
+    )
+    def test_any_error(self, method: str, error: Exception, *, lost: bool) -> None:
+        """Whatever is raised in a worker passes, and does not end the worker; but a batch may be gone for good."""
         disk = Disk()
         with VirtualClock() as clock:
             with make_tracker(clock, transport=down(), backlog=disk) as tracker:
@@ -631,7 +649,7 @@ class TestFaults:
             def raises(called: str) -> str | None:
                 if called == method and not raised:
                     raised.append(1)
-                    raise KeyError
+                    raise error
                 return None
 
             raised: list[int] = []
@@ -642,8 +660,8 @@ class TestFaults:
                 tracker.track("a", 2)
                 clock.sleep(30)
             assert raised == [1]
-            assert [loss.reason.value for loss in losses] == (["damaged"] if method == "load" else [])
-            assert events_of(transport) == [2] if method == "load" else [1, 2]
+            assert [(loss.reason.value, loss.message) for loss in losses] == [("damaged", str(error))] * lost
+            assert events_of(transport) == ([2] if lost else [1, 2])
         assert disk.closed
         assert disk.events() == []
 

@@ -23,7 +23,7 @@ from calls import Kind
 
 import atom_anyio
 import atom_sync
-from atom_sansio import BacklogFull, RetryPolicy, _keeper, _recording
+from atom_sansio import BacklogFull, RetryPolicy, _delivery, _keeper, _recording
 from atom_sync.backlog import Backlog
 
 POLICIES = ["block", "wait", "raise", "drop_newest", "drop_oldest"]
@@ -211,7 +211,7 @@ class Told:
 
 def main() -> None:
     signal.alarm(60)
-    _keeper._PAUSE = _recording._PAUSE = 0.2  # type: ignore[misc]
+    _delivery.PAUSE = _keeper.PAUSE = _recording._PAUSE = 0.2  # type: ignore[misc]
     directory, *how = sys.argv[1:]
     print(json.dumps(Program(Path(directory), *how).run()))
 

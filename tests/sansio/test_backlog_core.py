@@ -258,6 +258,68 @@ def test_a_batch_that_cannot_be_read() -> None:
     assert (flush.result.lost, flush.result.pending) == (2, 3)
 
 
+def test_a_batch_that_cannot_be_read_now() -> None:
+    """It is asked for again after a pause, in which it is in nobody's way, and its lane's order holds."""
+    batches = kept(2), kept(3, place=2), replace(kept(1, place=3), stream="b")
+    core = make(Level.MEMORY, recovered=Recovered(batches=batches, records=(), generation=0), max_in_flight=1)
+    for now in (0.0, 1.0):
+        assert core.next_command(now=now) is None
+        assert core.next_backlog_command(now=now) == LoadBatch(batch_id="old-1")
+        core.batch_not_loaded("old-1", now=now)
+        if not now:
+            assert core.next_command(now=0.0) is None
+            assert core.next_backlog_command(now=0.0) == LoadBatch(batch_id="old-3")
+            core.batch_loaded("old-3", b"1\n")
+            [command] = sends(core)
+            core.response_received(command.batch_id, Reply(status=200, headers=(), body=b""), now=0.0, unit=0.5)
+            update = core.next_backlog_command(now=0.0)
+            assert isinstance(update, UpdateBacklog)
+            assert update.drop == ("old-3",)
+            core.backlog_updated()
+        assert core.next_command(now=now + 0.9) is None
+        assert core.next_backlog_command(now=now + 0.9) is None
+        assert core.next_deadline() == now + 1.0
+    assert core.next_command(now=2.0) is None
+    assert core.next_backlog_command(now=2.0) == LoadBatch(batch_id="old-1")
+    core.batch_loaded("old-1", b"1\n2\n")
+    assert [command.batch_id for command in sends(core)] == ["old-1"]
+    assert core.statistics().lost == {}
+
+
+def test_a_batch_that_cannot_be_read_until_the_end() -> None:
+    """It stays where it is, and nobody asks for it any more."""
+    core = make(Level.MEMORY, recovered=restored(2))
+    flush = core.close(now=0.0)
+    assert core.next_command(now=0.0) is None
+    assert isinstance(core.next_backlog_command(now=0.0), LoadBatch)
+    core.batch_not_loaded("old-1", now=0.0)
+    assert not core.closed
+    core.abandon(now=0.5)
+    assert core.closed
+    assert flush.result.pending == 2
+    assert core.next_command(now=1.0) is None
+    assert core.next_backlog_command(now=1.0) is None
+    assert (core.next_deadline(), core.next_backlog_deadline()) == (None, None)
+
+
+def test_a_batch_that_cannot_be_read_during_an_outage() -> None:
+    """It does not take the place of the one that is sent to see whether the endpoint is there again."""
+    old = [replace(kept(1, place=place), stream=stream) for place, stream in enumerate("abc", 1)]
+    core = make(Level.MEMORY, recovered=Recovered(batches=tuple(old), records=(), generation=0))
+    for n in (1, 2):
+        assert core.next_command(now=0.0) is None
+        core.batch_loaded(f"old-{n}", b"1\n")
+        [command] = sends(core)
+        core.response_received(command.batch_id, Reply(status=503, headers=(), body=b""), now=0.0, unit=0.5)
+    probe_at = core.next_deadline()
+    assert probe_at is not None
+    assert core.next_command(now=probe_at) is None
+    core.batch_not_loaded("old-3", now=probe_at)
+    again = core.next_command(now=probe_at)
+    assert isinstance(again, SendRequest)
+    assert again.batch_id == "old-1"
+
+
 def test_answers_for_batches_that_are_gone() -> None:
     """What a backlog says of a batch after the end says nothing any more."""
     core = make(Level.MEMORY, recovered=restored(2))
@@ -267,6 +329,7 @@ def test_answers_for_batches_that_are_gone() -> None:
     core.abandon(now=0.0)
     core.batch_loaded("old-1", b"1\n2\n")
     core.batch_unreadable("old-1", "too late", now=0.0)
+    core.batch_not_loaded("old-1", now=0.0)
     assert core.next_command(now=0.0) is None
 
 

@@ -237,7 +237,10 @@ class Machine(RuleBasedStateMachine):
         if self.loading:
             command = self.loading.pop()
             _, lines = self.disk.batches[command.batch_id]
-            self.core.batch_loaded(command.batch_id, lines)
+            if fail or self.disk_fails:
+                self.core.batch_not_loaded(command.batch_id, now=self.now)
+            else:
+                self.core.batch_loaded(command.batch_id, lines)
             return
         self._ask_backlog()
 

@@ -37,7 +37,7 @@ WORDS: dict[str, dict[str, str]] = {
     "in flight": {"settled": "filling", "failed": "backing off", "key refused": "parked"},
     "backing off": {"due": "ready"},
     "parked": {"new key": "ready"},
-    "at the backlog": {"backlog done": "ready"},
+    "at the backlog": {"backlog done": "ready", "failed": "backing off"},
 }
 """The design, in the words that messages and diagrams use."""
 SWEEP = [(table, *pair) for table, states, inputs in TABLES for pair in product(states, inputs)]

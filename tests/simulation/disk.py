@@ -19,7 +19,7 @@ from pathlib import Path
 from random import Random
 from typing import Protocol
 
-from atom_sansio import DeadLetter, KeptBatch, Level, Mark, Records, Recovered, UpdateBacklog
+from atom_sansio import BatchUnreadable, DeadLetter, KeptBatch, Level, Mark, Records, Recovered, UpdateBacklog
 from atom_sansio._records import read_records
 
 SECTOR = 512
@@ -31,7 +31,7 @@ class Disk(Protocol):
     full: bool
     slow: bool
     fails: float
-    """Share of writes that fail."""
+    """Share of writes and reads that fail."""
     made: bool
     """Whether the last update was made, whatever it said."""
 
@@ -182,8 +182,10 @@ class ModelledDisk:
 
     def load(self, batch_id: str) -> bytes:
         """The events of a batch."""
+        if self.fails and self._rng.random() < self.fails:
+            raise OSError(5, "Input/output error")
         if batch_id in self._damaged:
-            raise OSError("its checksum is wrong")
+            raise BatchUnreadable("its checksum is wrong")
         return self.lines(batch_id)
 
     def lines(self, batch_id: str) -> bytes:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from atom_sansio import (
     AuthKey,
     BacklogCommand,
+    BatchUnreadable,
     Level,
     LoadBatch,
     OnFull,
@@ -304,7 +305,10 @@ class Keeping:
                 must(batch_id in kept.ids, "I9: a batch is to be loaded that is not kept")
             try:
                 lines = self._disk.load(batch_id) if batch_id in kept.ids else b""
-            except OSError as error:
+            except OSError:
+                world.note("not loaded", batch_id)
+                world.call(partial(core.batch_not_loaded, batch_id, now=world.now))
+            except BatchUnreadable as error:
                 world.note("unreadable", batch_id)
                 trouble = str(error)
                 if batch_id in core._delivery._at_backlog:

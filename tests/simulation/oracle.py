@@ -46,6 +46,9 @@ from .shapes import FIRST, Shape
 
 __all__ = ["Followed", "Kind", "Oracle", "Sent", "Violation", "must"]
 
+LOAD_PAUSE = 1.0
+"""Seconds after a failure until a batch is asked for again."""
+
 
 class Kind(Enum):
     """What order is promised to the events of a class."""
@@ -584,7 +587,8 @@ class Oracle:
             elif state is LaneState.BACKING_OFF:
                 must(deadline is not None and lane.timer is not None, "I10: a lane backs off for ever")
                 assert lane.timer is not None
-                longest = max(self.longest_asked, self._pause(lane.attempt, 1.0)) * (1 + 1e-9)
+                load_pause = LOAD_PAUSE if lane.batches and lane.batches[-1].lines is None else 0.0
+                longest = max(self.longest_asked, self._pause(lane.attempt, 1.0), load_pause) * (1 + 1e-9)
                 must(lane.timer <= now + longest, "I7: a pause is too long")
         if self.checks >= self.next_counting:  # it takes time for each batch
             batches = sum([len(lane.batches) for lane in lanes])
