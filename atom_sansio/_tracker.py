@@ -131,6 +131,7 @@ class TrackerCore:
             unix_offset=unix_offset,
             verdict=verdict,
         )
+        self._tried_again = False  # whether, at the end, an update that had failed comes once more
         self._unrecorded = False  # whether events that should have records may have none
         self._flushes: WeakSet[Flush] = WeakSet()  # that follow events which are in no lane, for want of a record
         self._new_keys: list[tuple[str, AuthKey]] = []  # that came while records were being written
@@ -637,11 +638,19 @@ class TrackerCore:
 
     @in_turn
     def backlog_failed(self, trouble: str, *, now: float) -> None:
-        """The update was not made, or nobody knows.  It comes again; meanwhile batches are sent though not kept."""
+        """The update was not made, or nobody knows.  It comes again; meanwhile batches are sent though not kept.
+
+        At the end it comes once more, at once.
+        """
         assert self._keeper is not None
         self._keeper.failed(now)
         self._delivery.back_from_backlog()
-        if self._state is TrackerState.CLOSED:
+        if self._state is not TrackerState.CLOSED:
+            return
+        if not self._tried_again:  # it may have begun before the disk was well again
+            self._tried_again = True
+            self._keeper.hurry()
+        else:
             message = f"{_UNDELIVERED}, and the backlog cannot be written: {trouble}"
             for lane, batch in self._keeper.give_up(all_=self._recording is None or self._unrecorded):
                 after = lane.take_out(batch)

@@ -254,6 +254,8 @@ class Segment:
         self.append = self._tails.append
         self._lock = threading.Lock()
         self._damaged: list[tuple[str, str, bytes]] = []  # not set aside yet
+        self._trouble: Exception | None = None  # after which the file could not be opened again yet
+        self._told: set[str] = set()  # what was logged
 
     @classmethod
     def open(cls, path: Path, level: Level) -> Segment | None:
@@ -444,13 +446,23 @@ class Segment:
         with self._lock:
             if self._taken is None:
                 raise OSError("the backlog is closed")
+            if self._trouble is not None:
+                self._connect_again(self._trouble)
             try:
                 yield self._connection
             except (sqlite3.Error, ValueError, OverflowError) as error:
-                self._connect_again(error)
+                self._tell(error)
+                with contextlib.suppress(OSError):  # then whoever works with it next tries that first
+                    self._connect_again(error)
                 raise OSError(f"{self.path.name}: {error}") from error
 
     def _connect_again(self, error: Exception) -> None:
+        """Open the file again, since *error* came of it.
+
+        Raises:
+            OSError: that is not possible now.
+        """
+        self._trouble = error
         with contextlib.suppress(sqlite3.Error):
             self._connection.close()
         try:
@@ -460,8 +472,17 @@ class Segment:
             else:
                 self._connection = tables.connect(self.path, sync=self.level is Level.DISK)
         except (*tables.ERRORS, OSError, tables.NoBacklog) as again:
-            # The connection stays closed, so the next who works with it comes here, too.
-            logger.warning("%s cannot be opened again: %s", self.path, again)
+            self._tell(again)
+            if not mending.is_damage(error):
+                self._trouble = again  # which may say that it is damaged
+            raise OSError(f"{self.path.name} cannot be opened again: {again}") from again
+        self._trouble = None
+
+    def _tell(self, error: Exception) -> None:
+        words = str(error)
+        if words not in self._told:  # or it would be logged with each try, as long as a disk is full
+            self._told.add(words)
+            logger.warning("%s cannot be used, and is tried again: %s", self.path, words)
 
 
 def _may_be_one(path: Path) -> bool:

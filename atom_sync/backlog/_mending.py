@@ -39,7 +39,7 @@ def is_damage(error: BaseException) -> bool:
     """Whether *error* says that a file is damaged, rather than that the disk is full or does not answer."""
     if type(error) in (sqlite3.DatabaseError, UnicodeDecodeError):  # as SQLITE_CORRUPT and SQLITE_NOTADB come
         return True
-    words = ("no such", "malformed", "unsupported file", "readonly", "decode", "closed database")
+    words = ("no such", "malformed", "unsupported file", "readonly", "decode")
     return isinstance(error, sqlite3.Error) and any(word in str(error) for word in words)
 
 

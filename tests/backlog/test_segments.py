@@ -524,8 +524,8 @@ def test_damage_while_it_is_open(tmp_path: Path, call: str, monkeypatch: pytest.
     assert len(held(file)[0]) == (39 if call == "update" else 40)
 
 
-def test_errors_that_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What SQLite cannot do is an OSError; the file is opened again for the next try, or the one after that."""
+def test_errors_that_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """What SQLite cannot do is an OSError; the file is opened again for the next try, and each cause is logged once."""
     with opened(tmp_path / "events.db", Level.DISK) as it:
         segment = it._own
         segment._connection.execute("PRAGMA max_page_count = 1")
@@ -541,14 +541,41 @@ def test_errors_that_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
             patch.setattr(tables, "connect", connect)
             segment._connection.execute("PRAGMA max_page_count = 1")
-            for _ in range(2):
-                with pytest.raises(OSError, match=r"full|closed"):
-                    it.update(change(put=[batch("d", lines_of("x" * 900_000))]))
-            with pytest.raises(OSError, match="closed"):
+            with pytest.raises(OSError, match="full"):
+                it.update(change(put=[batch("d", lines_of("x" * 900_000))]))
+            with pytest.raises(OSError, match="cannot be opened again: unable to open"):
+                it.update(change(put=[batch("d", b"1\n")]))
+            with pytest.raises(OSError, match="cannot be opened again: unable to open"):
                 it.load("b")
-        with contextlib.suppress(OSError):
-            it.load("b")
         assert it.load("b") == lines_of("x" * 100_000)
+    assert [record.getMessage().rpartition(": ")[2] for record in caplog.records] == [
+        "database or disk is full",
+        "Python int too large to convert to SQLite INTEGER",
+        "unable to open database file",
+    ]
+
+
+def test_damage_on_a_disk_that_is_full_for_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A damaged file is mended once there is room for that, and not before anything else is asked of it."""
+    monkeypatch.setattr(mending, "CHECKED", 0)
+    file = tmp_path / "events.db"
+    big = [batch(f"b{n}", lines_of("x" * 3000, n), place=n) for n in range(40)]
+    with opened(file) as it:
+        it.update(change(put=big))
+    zero_index(file)
+    with opened(file) as it:
+        with monkeypatch.context() as patch:
+
+            def set_aside(*args: Any) -> None:
+                raise sqlite3.OperationalError("database or disk is full")
+
+            patch.setattr(mending, "_keep", set_aside)
+            for _ in range(2):
+                with pytest.raises(OSError, match="full"):
+                    it.load("b0")
+        it.update(change(drop=["b1"]))
+        assert it.load("b0") == big[0][1]
+    assert len(held(file)[0]) == 39
 
 
 def test_what_cannot_be_read_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
