@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -48,13 +49,15 @@ class Lock:
 
     The lock belongs to that open file, so a second tracker of the same process does not get it either.  A forked
     child has the open file too, and would keep the lock beyond its parent's end; so all are closed there, also those of
-    threads that were just about to open something, and that nobody in the child knows of.
+    threads that were just about to open something, and that nobody in the child knows of.  Until the child comes to
+    that, or where it is suspended before, its parent may close the file and so must give up the lock by itself.
     """
 
     def __init__(self, path: Path) -> None:
-        self._fd: int | None = open_private(path, os.O_RDWR)
         self._process = os.getpid()
-        _locks.add(self)
+        with _no_fork:
+            self._fd: int | None = open_private(path, os.O_RDWR)
+            _locks.add(self)
 
     def take(self) -> bool:
         """Whether this got it.
@@ -75,10 +78,14 @@ class Lock:
 
     def close(self) -> None:
         """Let others have it.  Closing twice is harmless."""
-        _locks.discard(self)
-        fd, self._fd = self._fd, None
-        if fd is not None:
-            os.close(fd)
+        with _no_fork:
+            _locks.discard(self)
+            fd, self._fd = self._fd, None
+            if fd is not None:
+                if sys.platform != "win32" and not self.inherited:
+                    with contextlib.suppress(OSError):
+                        fcntl.flock(fd, fcntl.LOCK_UN)
+                os.close(fd)
 
     @property
     def inherited(self) -> bool:
@@ -87,6 +94,12 @@ class Lock:
 
 
 _locks: set[Lock] = set()
+
+_no_fork = threading.RLock()
+"""Who opens or closes a file of these holds it, and who forks, so that a child knows of each that it has open.
+
+Re-entrant, since a signal handler may fork.
+"""
 
 
 def lock(path: Path) -> Lock | None:
@@ -123,7 +136,9 @@ def _leave_all_to_parent() -> None:
     for taken in list(_locks):
         if taken.inherited:  # another hook may have locked something already
             taken.close()
+    with contextlib.suppress(RuntimeError):  # where a server forks that calls no hook before
+        _no_fork.release()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_leave_all_to_parent)
+    os.register_at_fork(before=_no_fork.acquire, after_in_parent=_no_fork.release, after_in_child=_leave_all_to_parent)

@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from files import batch, change, contents, held, letter, lines_of, mark, records
 from atom_sansio import BacklogError, BatchUnreadable, Level
 from atom_sync.backlog import Backlog, DeadLetters, OpenBacklog
 from atom_sync.backlog import _backlog as backlog_module
+from atom_sync.backlog import _files as files_module
 from atom_sync.backlog import _mending as mending
 from atom_sync.backlog import _tables as tables
 
@@ -273,6 +275,68 @@ def test_a_child_that_lives_longer(tmp_path: Path, how: str) -> None:
     events = [*tracked, *(line for _, _, lines in batches.values() for line in lines.splitlines(keepends=True))]
     wanted = ["tracked", "batch", *(["by the parent"] if how == "a tracker" else [])]
     assert (sorted(events), damaged) == (sorted(map(lines_of, wanted)), 0)
+
+
+@posix
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+@pytest.mark.parametrize("moment", ["opened", "closed"])
+def test_a_fork_while_a_lock_is_opened_or_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
+    """A child that another thread forks just then has the file closed, too, though it is not or no more registered."""
+    codes: list[int] = []
+    found: list[int] = []
+
+    def fork() -> None:
+        pid = os.fork()
+        if pid == 0:  # pragma: no cover - its coverage is not collected
+            with contextlib.suppress(OSError):
+                os.fstat(found[0])
+                os._exit(1)
+            os._exit(0)
+        codes.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+
+    forking = threading.Thread(target=fork)
+
+    def fork_meanwhile(fd: int) -> None:
+        found.append(fd)
+        forking.start()
+        forking.join(0.2)  # it comes to its end here if nothing holds it up
+
+    real_open, real_close = files_module.open_private, os.close
+
+    def open_private(path: Path, flags: int) -> int:
+        fd = real_open(path, flags)
+        fork_meanwhile(fd)
+        return fd
+
+    def close(fd: int) -> None:
+        if not found:
+            fork_meanwhile(fd)
+        real_close(fd)
+
+    with monkeypatch.context() as patch:
+        if moment == "opened":
+            patch.setattr(files_module, "open_private", open_private)
+        taken = files_module.Lock(tmp_path / "a-lock")
+        assert taken.take()
+        if moment == "closed":
+            patch.setattr(os, "close", close)
+        taken.close()
+    forking.join()
+    assert codes == [0]
+
+
+@posix
+def test_a_child_that_has_not_closed_it_yet(tmp_path: Path) -> None:
+    """Who closes a lock gives it up, also while a child that was forked just before has the same open file."""
+    taken = files_module.lock(tmp_path / "a-lock")
+    assert taken is not None
+    assert taken._fd is not None
+    as_in_a_child = os.dup(taken._fd)
+    taken.close()
+    again = files_module.lock(tmp_path / "a-lock")
+    os.close(as_in_a_child)
+    assert again is not None
+    again.close()
 
 
 @posix
