@@ -143,7 +143,8 @@ class OpenBacklog:
         """Write records, as the level says.  OSError: they are not written; none of them counts."""
         self.level = own.level
         """What an accepted event survives."""
-        self._where: dict[str, Segment] = {}
+        self._where: dict[str, Segment] = {}  # batches in the others
+        self._dropped: set[str] = set()  # of these, those that need not be kept any more
         _live.add(self)
 
     @property
@@ -195,22 +196,33 @@ class OpenBacklog:
         return replace(found, batches=(*theirs, *found.batches), damaged=damaged)
 
     def update(self, update: UpdateBacklog) -> None:
-        """Make *update*, all or nothing.
+        """Make *update*, all or nothing, in the file that is written to.
+
+        Batches in other files are dropped there after that.  A file that does not take it now is tried again with the
+        next update, and at the end; what is still there then is sent again by the next tracker, under its id.
 
         Raises:
             OSError: it was not made, or nobody knows.
         """
         self._own.update(update)
-        for segment in {self._where[batch_id] for batch_id in update.drop if batch_id in self._where}:
-            mine = tuple(batch_id for batch_id in update.drop if self._where.get(batch_id) is segment)
-            segment.drop(mine)
-            for batch_id in mine:
-                del self._where[batch_id]
-        if self._others and (update.drop or update.forget_before):
-            left = set(self._where.values())
-            for segment in [segment for segment in self._others if segment not in left and segment.empty()]:
-                self._others.remove(segment)
-                segment.delete()
+        self._dropped.update(batch_id for batch_id in update.drop if batch_id in self._where)
+        if self._dropped or update.drop or update.forget_before:
+            self._empty_others()
+
+    def _empty_others(self) -> None:
+        for segment in list(self._others):
+            dropped = tuple(batch_id for batch_id in self._dropped if self._where[batch_id] is segment)
+            try:
+                if dropped:
+                    segment.drop(dropped)
+                    self._dropped.difference_update(dropped)
+                    for batch_id in dropped:
+                        del self._where[batch_id]
+                if segment not in self._where.values() and segment.empty():
+                    self._others.remove(segment)
+                    segment.delete()
+            except OSError:  # which is logged, and no reason to take what is in the own file for not made
+                continue
 
     def load(self, batch_id: str) -> bytes:
         """The events of a batch, a line each.
@@ -225,6 +237,8 @@ class OpenBacklog:
         """Let others have it.  Closing twice is harmless."""
         if self._open:
             self._open = False
+            if self._dropped:
+                self._empty_others()
             self.append = _closed
             for segment in (self._own, *self._others):
                 segment.close()

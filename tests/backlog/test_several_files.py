@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sqlite3
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
+from files import batch, change
 
 import atom_anyio
 from atom_sansio import BacklogError, DeadLetter, KeptBatch, Loss, LossReason, Request, UpdateBacklog
@@ -62,6 +65,41 @@ def test_halves_replace_nobody(tmp_path: Path) -> None:
         assert it.statistics().delivered == 1
     assert transport.events == [("slow", 1)]
     assert "slow" in asked
+
+
+@pytest.mark.parametrize("then", ["another update", "the end"])
+def test_another_file_that_cannot_be_written_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, then: str
+) -> None:
+    """What is to be put in one's own file is put, and what is to be dropped there is dropped when it can be."""
+    file = tmp_path / "events.db"
+    put(file, ("own", "clicks", [1]))
+    put(file.with_name("events.db.2"), ("other", "clicks", [2]), ("another", "clicks", [3]))
+    real, failed = tables.drop, []
+
+    def drop(connection: sqlite3.Connection, batch_ids: Iterable[str]) -> None:
+        name = connection.execute("PRAGMA database_list").fetchone()[2]
+        if name.endswith(".2"):
+            failed.append(1)
+            raise sqlite3.OperationalError("disk I/O error")
+        real(connection, batch_ids)
+
+    opened = Backlog(file).open()
+    assert len(opened.recover().batches) == 3
+    with monkeypatch.context() as patch:
+        patch.setattr(tables, "drop", drop)
+        opened.update(change(put=[batch("new", b"4\n", place=2)], drop=["own", "other"]))
+        opened.update(change(drop=["another"]))
+    assert len(failed) == 2
+    assert [record.getMessage().rpartition(": ")[2] for record in caplog.records] == ["disk I/O error"]
+    if then == "another update":
+        opened.update(change(put=[batch("newer", b"5\n", place=3)]))
+        assert opened.files == [file]
+    opened.close()
+    assert Backlog(file).files == [file]
+    opened = Backlog(file).open()
+    assert {kept.batch_id for kept in opened.recover().batches} <= {"new", "newer"}
+    opened.close()
 
 
 def test_a_missing_number_is_not_the_end(tmp_path: Path) -> None:
