@@ -22,13 +22,17 @@ class Reporter:
 
     So a callback that blocks holds up later reports and nothing else; one that raises is logged, once for
     each type of exception; one that tracks or flushes finds no lock held.
+
+    Args:
+        lock: that of the core.  With a lock of its own a finaliser that tracks while its thread has that, and a sender
+            that has the core's and puts a report, would wait for each other for ever.
     """
 
-    def __init__(self, on_loss: Callable[[Loss], object] | None, clock: Clock) -> None:
+    def __init__(self, on_loss: Callable[[Loss], object] | None, lock: threading.RLock, clock: Clock) -> None:
         self._on_loss = on_loss
         self._clock = clock
         self._waiting: deque[ReportLoss | ReportParked] = deque()
-        self._changed = threading.Condition()
+        self._changed = threading.Condition(lock)
         self._running = False
         self._teller: int | None = None  # the thread that calls on_loss
         self._mute = False  # whether on_loss is called no more, unless a thread is at it
@@ -37,13 +41,12 @@ class Reporter:
         self._logged: set[object] = set()
 
     def put(self, report: ReportLoss | ReportParked) -> None:
-        """Have *report* told once :meth:`tell` is called.  This calls nobody, so it may be called under a lock."""
-        with self._changed:
-            if self._held + _size(report) > MAX_HELD:
-                self._untold += 1
-                return
-            self._held += _size(report)
-            self._waiting.append(report)
+        """Have *report* told once :meth:`tell` is called; to be called under the lock."""
+        if self._held + _size(report) > MAX_HELD:
+            self._untold += 1
+            return
+        self._held += _size(report)
+        self._waiting.append(report)
 
     def tell(self) -> None:
         """Have told soon what was put.  Where no thread can be started any more, it is told at once."""

@@ -116,7 +116,7 @@ class Tracker(Intake[Receipt]):
         self._senders = self._idle = 0
         self._sender_threads: set[int] = set()
         self._woken = False
-        self._reporter = Reporter(self._options.on_loss, self._clock)
+        self._reporter = Reporter(self._options.on_loss, self._lock, self._clock)
         self._keeping: Keeping | None = None
 
     def _opened(self) -> TrackerCore:

@@ -30,6 +30,7 @@ from atom_sansio import (
     LossReason,
     Options,
     Reply,
+    ReportLoss,
     Request,
     TrackerClosed,
 )
@@ -635,6 +636,45 @@ class TestReports:
         with Tracker(ENDPOINT, transport=transport, max_batch_events=1, on_loss=on_loss) as tracker:
             tracker.track("a", 1)
         assert [statistics.lost for statistics in seen] == [{LossReason.REJECTED: 1}]
+
+    def test_finaliser_that_tracks(self) -> None:
+        """One that runs while reports are looked at finds no sender with the core's lock, who would wait for it."""
+        report = ReportLoss(
+            loss=Loss(
+                stream="b", lines=b"", count=1, reason=LossReason.REJECTED, status=400, message="", attempts=1, time=0
+            )
+        )
+        stuck: list[bool] = []
+
+        class Collecting(Clock):
+            def notify_all(self, condition: threading.Condition) -> None:
+                if condition is tracker._reporter._changed and not stuck:
+                    tried = threading.Event()
+
+                    def put_as_a_sender() -> None:
+                        has_lock = tracker._lock.acquire(blocking=False)
+                        tried.set()
+                        if has_lock:
+                            tracker._reporter.put(report)
+                            tracker._lock.release()
+
+                    sender = threading.Thread(target=put_as_a_sender, daemon=True)
+                    sender.start()
+                    assert tried.wait(PATIENCE)
+                    sender.join(PATIENCE)
+                    stuck.append(sender.is_alive())
+                    if not stuck[0]:
+                        tracker.track("a", "finaliser's")
+                super().notify_all(condition)
+
+        transport = MemoryTransport([400])
+        tracker = make_tracker(Collecting(), transport=transport, max_batch_events=1, on_loss=lambda loss: None)
+        tracker.track("a", 1)
+        tracker.flush(PATIENCE)
+        assert tracker._reporter.wait(tracker._now() + PATIENCE)
+        assert stuck == [False]
+        tracker.stop(PATIENCE)
+        check(tracker, transport, 2, lost=1)
 
 
 # -- signals ------------------------------------------------------------------------------------------------
