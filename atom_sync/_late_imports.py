@@ -2,6 +2,9 @@
 
 An import holds a lock of its module.  In a child that was forked meanwhile by another thread nobody would ever
 release it: the child would wait for ever where it needs that module, and deliver nothing.
+
+An import also runs code of others: a finaliser may track in it, or a signal handler stop the tracker.  So none is begun
+under a lock that these need, or two threads would wait for each other for ever.
 """
 
 from __future__ import annotations

@@ -101,6 +101,8 @@ class Tracker(Intake[Receipt]):
         self._now = self._clock.now
         self._new_keys: dict[str, AuthKey] = {}  # for a forked child, which signs as its parent does
         self._transport = open_transport(options.transport)
+        if options.backlog is not None:
+            _load_backlog()
         self._begin()
         self._open()
         _live.add(self)
@@ -131,13 +133,16 @@ class Tracker(Intake[Receipt]):
                 return self._core
 
     def _open(self) -> None:
-        backlog = None if self._options.backlog is None else _open_backlog(self._options.backlog)
+        backlog = None
+        if self._options.backlog is not None:
+            from .backlog import open_backlog  # see _load_backlog()
+
+            backlog = open_backlog(self._options.backlog)
         core = self._new_core(None if backlog is None else backlog.level)
         for stream, key in self._new_keys.items():
             core.set_auth_key(stream, key, now=self._clock.now())
         if backlog is not None:
-            with whole_imports():
-                from ._keeping import Keeping  # not before it is needed
+            from ._keeping import Keeping
 
             try:
                 core.restore(backlog.recover(), now=self._clock.now())
@@ -400,8 +405,9 @@ class Tracker(Intake[Receipt]):
             outcome = ConnectionFailed(f"the transport raised {type(error).__name__}: {error}")
         if not isinstance(outcome, (Reply, RemoteError)):
             outcome = ConnectionFailed(f"the transport gave a {type(outcome).__name__} for a Reply")
+        unit = self._clock.unit()
         with self._lock:
-            now, unit = self._clock.now(), self._clock.unit()
+            now = self._clock.now()
             if isinstance(outcome, Reply):
                 self._core.response_received(command.batch_id, outcome, now=now, unit=unit)
             else:
@@ -491,11 +497,10 @@ class Tracker(Intake[Receipt]):
             reset()
 
 
-def _open_backlog(backlog: Any) -> Any:
+def _load_backlog() -> None:
+    """Load what a tracker with a backlog needs, and no other; not under its lock, see :mod:`._late_imports`."""
     with whole_imports():
-        from .backlog import open_backlog  # not before one is asked for
-
-    return open_backlog(backlog)
+        from . import _keeping, backlog  # noqa: F401
 
 
 def _check_timeout(timeout: float) -> float:
@@ -523,11 +528,8 @@ def _stop_at_exit() -> None:
     _exit_registered_in = os.getpid()
     processes = sys.modules.get("multiprocessing.process")
     if processes is not None and processes.parent_process() is not None:
-        # A child of multiprocessing ends without atexit, but with its own finalisers.
-        with whole_imports():
-            from multiprocessing.util import Finalize
-
-        Finalize(None, _stop_all, exitpriority=0)
+        # A child of multiprocessing ends without atexit, but with its own finalisers.  It has loaded what makes them.
+        sys.modules["multiprocessing.util"].Finalize(None, _stop_all, exitpriority=0)
 
 
 def _stop_all() -> None:

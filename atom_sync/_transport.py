@@ -141,13 +141,14 @@ class SocketTransport:
             with self._lock:
                 if self._closed:
                     raise ConnectionFailed("the transport is closed")
-                for connection in reversed(self._idle):
-                    if connection.origin == origin:
-                        self._idle.remove(connection)
-                        break
-                else:
-                    connection = self._connection(origin)
-                self._busy.add(connection)
+                connection = next((idle for idle in reversed(self._idle) if idle.origin == origin), None)
+                if connection is not None:
+                    self._idle.remove(connection)
+                    self._busy.add(connection)
+            if connection is None:
+                connection = self._connection(origin)  # may import, so not under the lock
+                with self._lock:
+                    self._busy.add(connection)
             if connection.usable(self._idle_timeout):
                 return connection
             connection.close()

@@ -28,9 +28,11 @@ from atom_sansio import (
     Request,
     TrackerClosed,
 )
+from atom_sansio._messages import Origin
 from atom_sansio._tracker import TrackerCore
-from atom_sync import MemoryTransport, Tracker
+from atom_sync import MemoryTransport, Tracker, _late_imports
 from atom_sync._tracker import _begin_all_in_child
+from atom_sync._transport import SocketTransport
 from atom_sync.backlog import Backlog, open_backlog
 
 
@@ -893,6 +895,35 @@ class TestFork:
             signed = {b"child" in request.body: b'"auth"' in request.body for request in transport.requests}
             assert signed == {True: True, False: False}
         assert [each.closed for each in disk.opened] == [0, 1]
+
+    def test_imports(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """No import is begun under a lock that a finaliser in another import may wait for; in a child neither."""
+        imports = _late_imports._lock
+        begun: list[bool] = []
+
+        class Watched:
+            def __enter__(self) -> None:
+                imports.acquire()
+                begun.append(tracker._lock._is_owned() or transport._lock._is_owned())  # type: ignore[attr-defined]
+
+            def __exit__(self, *exc_info: object) -> None:
+                imports.release()
+
+        monkeypatch.setattr(_late_imports, "_lock", Watched())
+        transport = SocketTransport()
+        tracker = make_tracker()
+        tracker = make_tracker(transport=MemoryTransport([503, 503]), backlog=Disk(), max_batch_events=1)
+        transport._release(transport._acquire(Origin("http", "c.example", 80)))
+        tracker.track("a", 1)
+        tracker.flush(0.1)
+        monkeypatch.setattr("multiprocessing.process.parent_process", object)
+        monkeypatch.setattr("multiprocessing.util.Finalize", lambda *args, **options: None)
+        monkeypatch.setattr("atom_sync._tracker._exit_registered_in", 0)  # as in a child
+        _begin_all_in_child()
+        tracker.flush(0)
+        tracker.track("a", 1)
+        tracker.stop(0.1)
+        assert set(begun) == {False}
 
     def test_processes(self, tmp_path: Path) -> None:
         """A child's file is opened when it first tracks, its parent's goes on, and each event is sent once."""
