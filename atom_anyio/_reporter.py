@@ -13,7 +13,7 @@ import anyio
 import anyio.to_thread
 from anyio.abc import TaskGroup
 
-from atom_sansio import Loss, ReportLoss, ReportParked
+from atom_sansio import Loss, LossReason, ReportLoss, ReportParked
 from atom_sansio._logged import cause_and_words, causes_and_words, too_slow
 
 from ._loop import Loop
@@ -126,4 +126,7 @@ def _call(on_loss: Callable[[Loss], object], loss: Loss) -> tuple[object]:
 
 
 def _size(report: ReportLoss | ReportParked) -> int:
-    return len(report.loss.lines) if isinstance(report, ReportLoss) else 0
+    """Of the bytes that ``MAX_HELD`` bounds.  What a stop loses comes once, and was within the budget until then."""
+    if isinstance(report, ReportParked) or report.loss.reason is LossReason.STOPPED:
+        return 0
+    return len(report.loss.lines)

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 
-from atom_sansio import Loss, ReportLoss, ReportParked
+from atom_sansio import Loss, LossReason, ReportLoss, ReportParked
 from atom_sansio._logged import cause_and_words, causes_and_words, too_slow
 
 from ._clock import Clock
@@ -151,7 +151,10 @@ def log(message: str, error: BaseException | None = None) -> None:
 
 
 def _size(report: ReportLoss | ReportParked) -> int:
-    return len(report.loss.lines) if isinstance(report, ReportLoss) else 0
+    """Of the bytes that ``MAX_HELD`` bounds.  What a stop loses comes once, and was within the budget until then."""
+    if isinstance(report, ReportParked) or report.loss.reason is LossReason.STOPPED:
+        return 0
+    return len(report.loss.lines)
 
 
 def _nothing() -> None: ...

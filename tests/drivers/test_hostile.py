@@ -208,3 +208,32 @@ async def test_a_callback_of_tasks_that_is_too_slow(
         go.set()
     assert len(told) == 1
     assert "it was not told of 8" in caplog.text
+
+
+def test_a_stop_that_loses_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of what a stop loses on_loss is told however much it is: no more than that was pending."""
+    monkeypatch.setattr("atom_sync._reporter.MAX_HELD", 10)
+    told: list[Loss] = []
+    transport = atom_sync.MemoryTransport(lambda request: 503)
+    with atom_sync.Tracker(URL, transport=transport, on_loss=told.append) as tracker:
+        for stream in "ab":
+            tracker.track(stream, "more than ten bytes")
+        tracker.stop(0.2)
+    assert sorted(loss.stream for loss in told) == ["a", "b"]
+
+
+@pytest.mark.anyio
+async def test_a_stop_of_tasks_that_loses_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same in tasks."""
+    monkeypatch.setattr("atom_anyio._reporter.MAX_HELD", 10)
+    told: list[str] = []
+
+    async def on_loss(loss: Loss) -> None:
+        told.append(loss.stream)
+
+    transport = atom_anyio.MemoryTransport(lambda request: 503)
+    async with atom_anyio.Tracker(URL, transport=transport, on_loss=on_loss) as tracker:
+        for stream in "ab":
+            tracker.track_nowait(stream, "more than ten bytes")
+        await tracker.stop(0.2)
+    assert sorted(told) == ["a", "b"]
