@@ -349,12 +349,10 @@ class Keeping:
         with self._lock:
             until = max(until, self._now() + close_time)
             self._finished = True
-            self._clock.notify(self._asked)
-            self.look()
+            self._ask()  # though there may be nothing to do but to close, in which a disk may hang as well
         while self.alone and (command := self.next_command()) is not None:
             self.perform(command)
         with self._lock:
-            # A disk may hang in close() as well, so that is for the worker if there is one.
             others = self._worker is not None and self._worker != threading.get_ident()
             while (self._closing or others or not self._idle) and not self._closed and self._now() < until:
                 if self._writer == threading.get_ident():  # a handler stops what it interrupts
@@ -425,10 +423,12 @@ class Keeping:
             if self._closing or self._left:
                 return
             self._closing = True
-        self._backlog.close()
-        with self._lock:
-            self._closed = True
-            self._clock.notify_all(self._written)
+        try:
+            self._backlog.close()
+        finally:
+            with self._lock:
+                self._closed = True
+                self._clock.notify_all(self._written)
 
     def perform(self, command: BacklogCommand) -> None:
         """Do it, and tell the core."""

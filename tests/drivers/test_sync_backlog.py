@@ -531,6 +531,22 @@ class TestStop:
             assert disk.events() == [1, 1, 1]
             assert clock.others == []
 
+    def test_disk_that_hangs_in_close(self) -> None:
+        """stop() returns in its time though the backlog, which had nothing to do, takes for ever to close."""
+        with VirtualClock() as clock:
+            disk = Disk()
+            tracker = make_tracker(clock, transport=MemoryTransport(), backlog=disk)
+            opened = disk.opened[0]
+            close = opened.close
+            opened.close = lambda: (clock.sleep(100.0), close())  # type: ignore[method-assign,assign]
+            for ends in (1.0, 2.0):
+                assert tracker.stop(0.5).pending == 0
+                assert clock.now() == pytest.approx(ends)
+            assert clock.started.count("atom-backlog") == 1
+            clock.sleep(200)
+            assert disk.closed
+            assert clock.others == []
+
     def test_twice_at_once(self) -> None:
         """Threads that stop at the same time all wait for the backlog, which is closed once."""
         with VirtualClock() as clock:
