@@ -34,9 +34,6 @@ may have let its wake-up pass."""
 PATIENCE: Final = 1e-3
 """Seconds that a call waits at most for others that shared a sync with it the last time, to share the next one."""
 
-CLOSE_TIME: Final = 1.0
-"""Seconds that even a ``stop`` without time has to leave the rest in the backlog.  A disk that is well takes less."""
-
 
 class OpenBacklog(Protocol):
     """What a backlog gives when it is opened; see :class:`atom_sync.backlog.OpenBacklog`."""
@@ -341,13 +338,12 @@ class Keeping:
             self._worker = None
             self.alone = True
 
-    def finish(self, until: float, *, close_time: float = CLOSE_TIME) -> None:
+    def finish(self, until: float) -> None:
         """Have all that is left done, now that the core is closed, and the backlog closed.
 
-        A disk that takes longer than *until*, and than *close_time* from now, is left to the worker.
+        A disk that takes longer than *until* is left to the worker.
         """
         with self._lock:
-            until = max(until, self._now() + close_time)
             self._finished = True
             self._ask()  # though there may be nothing to do but to close, in which a disk may hang as well
         while self.alone and (command := self.next_command()) is not None:

@@ -68,6 +68,9 @@ EXIT_TIMEOUT = 2.0
 EXIT_KEEP_TIME = 1.0
 """Seconds of these that are kept, where there is a backlog, for leaving in it what is not sent by then."""
 
+CLOSE_TIME = 1.0
+"""Seconds that even a ``stop`` without time has to leave the rest in the backlog.  A disk that is well takes less."""
+
 REPORT_TIME = 0.25
 """Seconds of a ``stop`` at most that are kept for telling ``on_loss`` what could not be sent."""
 
@@ -264,9 +267,8 @@ class Tracker(Intake[Receipt]):
             if "_core" not in self.__dict__:  # a forked child that needed none makes no file to close it
                 self._take_up(self._new_core(None))
         flush = self._send_rest(cut)
-        if self._keeping is not None:
-            self._keeping.finish(until)
-        self._run(until=cut)  # all that is left are reports
+        self._give_up_rest()
+        self._finish(max(until, self._now() + CLOSE_TIME), cut)
         told = self._reporter.wait(until)
         if told:  # or the end of the interpreter looks at it again
             _live.discard(self)
@@ -274,7 +276,7 @@ class Tracker(Intake[Receipt]):
         return flush.result
 
     def _send_rest(self, cut: float) -> Flush:
-        """Send what is pending until *cut*; what is not confirmed then is left in the backlog, or lost."""
+        """Take no more events, and send what is pending until *cut*."""
         with self._lock:
             if self._keeping is not None:
                 self._keeping.wait_written(cut)
@@ -285,13 +287,24 @@ class Tracker(Intake[Receipt]):
             self._run(until=cut)
         with self._lock:
             self._follow(flush, cut)
-            if not flush.done or self._keeping is not None:  # others may still be writing records
-                self._core.abandon(now=self._clock.now())
+        return flush
+
+    def _give_up_rest(self) -> None:
+        """What is not confirmed by now is left in the backlog, or lost."""
+        with self._lock:
+            self._core.abandon(now=self._clock.now())
             self._clock.notify_all(self._work)
             self._notify_progress()
             if self._keeping is not None:
                 self._keeping.look()
-        return flush
+
+    def _finish(self, until: float, cut: float) -> None:
+        """Have what is left written until *until*, and what is lost reported."""
+        try:
+            if self._keeping is not None:
+                self._keeping.finish(until)
+        finally:
+            self._run(until=cut)  # all that is left are reports
 
     def _close(self) -> Flush:
         with self._lock:
@@ -470,10 +483,12 @@ class Tracker(Intake[Receipt]):
         """Seconds at interpreter exit that are not for sending."""
         return min(REPORT_TIME, EXIT_TIMEOUT / 10) if self._keeping is None else min(EXIT_KEEP_TIME, EXIT_TIMEOUT / 2)
 
-    def _finish_at_exit(self, until: float, cut: float) -> None:
-        if self._keeping is not None:
-            self._keeping.finish(until, close_time=0.0)  # it has had EXIT_KEEP_TIME
-        self._run(until=cut)  # all that is left are reports
+    def _end(self, cut: float) -> None:
+        """What :meth:`stop` begins with; if Ctrl-C cuts it short, what is left is given up all the same."""
+        try:
+            self._send_rest(cut)
+        finally:
+            self._give_up_rest()
 
     def _interrupted(self) -> bool:
         """Whether a signal handler that asks this has interrupted a call of its own thread."""
@@ -545,8 +560,8 @@ def _stop_all() -> None:
     steps: tuple[Callable[[Tracker], object], ...] = (
         lambda tracker: tracker._reporter.exit(),
         Tracker._close,
-        lambda tracker: tracker._send_rest(cuts[tracker]),
-        lambda tracker: tracker._finish_at_exit(until, cuts[tracker]),
+        lambda tracker: tracker._end(cuts[tracker]),
+        lambda tracker: tracker._finish(until, cuts[tracker]),
         lambda tracker: tracker._reporter.wait(until),
         lambda tracker: tracker._reporter.give_up(),
         lambda tracker: tracker._transport.close(),
