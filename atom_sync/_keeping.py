@@ -34,6 +34,8 @@ may have let its wake-up pass."""
 PATIENCE: Final = 1e-3
 """Seconds that a call waits at most for others that shared a sync with it the last time, to share the next one."""
 
+TOO_SLOW: Final = "it does not answer, and may have some of them all the same"
+
 
 class OpenBacklog(Protocol):
     """What a backlog gives when it is opened; see :class:`atom_sync.backlog.OpenBacklog`."""
@@ -108,8 +110,8 @@ class Keeping:
         self._writer: int | None = None  # the thread that writes for all who wait
         self._worker: int | None = None  # the thread that does all the rest; 0 for one that has not begun yet
         self._woken = False  # since the worker looked
-        self._at_work = False
-        self._finished = self._closing = self._closed = self._left = False
+        self._at_work: BacklogCommand | None = None
+        self._finished = self._given_up = self._closing = self._closed = self._left = False
         self._shares = backlog.level is Level.DISK  # syncs, which take longer than all else
         self._company = 1  # calls that are likely to come by soon: so many have just come
         self._patience = 0.0
@@ -341,7 +343,8 @@ class Keeping:
     def finish(self, until: float) -> None:
         """Have all that is left done, now that the core is closed, and the backlog closed.
 
-        A disk that takes longer than *until* is left to the worker.
+        A disk that takes longer than *until* is left to the worker.  Where there are no records, what it is not known
+        to have by then is lost.
         """
         with self._lock:
             self._finished = True
@@ -354,9 +357,21 @@ class Keeping:
                 if self._writer == threading.get_ident():  # a handler stops what it interrupts
                     return
                 self._wait_written(until)
+            if others and not self._closed and not self.records:
+                self._give_up()
             if others or not self._idle:
                 return
         self._close()
+
+    def _give_up(self) -> None:
+        """Take what is not written by now for lost: nobody waits for the disk any more, or would hear of it."""
+        if self._given_up:
+            return
+        self._given_up = True
+        under_way = self._at_work if isinstance(self._at_work, UpdateBacklog) else self._next_work()
+        if under_way is not None:
+            self._core.backlog_failed(TOO_SLOW, now=self._now())
+            self._work_came()
 
     def next_command(self) -> BacklogCommand | None:
         """What is to be done for the core now."""
@@ -389,7 +404,7 @@ class Keeping:
                 self.perform(command)
             finally:
                 with self._lock:
-                    self._at_work = False
+                    self._at_work = None
                     woken = self._end_writing()
                 for call in woken:
                     self._clock.open(call.gate)
@@ -401,7 +416,7 @@ class Keeping:
                 self._woken = False
                 command = self._next_work()
                 if command is not None:
-                    self._at_work = True
+                    self._at_work = command
                     return command
                 deadline = self._core.next_backlog_deadline(records=self._unheard)
                 if self._finished and self._idle:
@@ -412,7 +427,7 @@ class Keeping:
 
     @property
     def _idle(self) -> bool:
-        return self._writer is None and not self._at_work and self._core.next_backlog_deadline() is None
+        return self._writer is None and self._at_work is None and self._core.next_backlog_deadline() is None
 
     def _close(self) -> None:
         with self._lock:
@@ -440,16 +455,19 @@ class Keeping:
                     self._appended(trouble)
                     self._writer = None
             case UpdateBacklog():
+                trouble = None
                 try:
                     self._backlog.update(command)
                 except Exception as error:
-                    with self._lock:
-                        self._core.backlog_failed(_words(error), now=self._now())
-                        self._work_came()
-                else:
-                    with self._lock:
+                    trouble = _words(error)
+                with self._lock:
+                    if self._given_up:
+                        return
+                    if trouble is None:
                         self._core.backlog_updated()
-                        self._work_came()
+                    else:
+                        self._core.backlog_failed(trouble, now=self._now())
+                    self._work_came()
             case LoadBatch():
                 try:
                     lines = self._backlog.load(command.batch_id)
