@@ -57,8 +57,8 @@ class FlushShare:
         """Whether somebody still holds the flush."""
         return self._flush() is not None
 
-    def leave(self) -> None:
-        """What has no outcome by now gets none."""
+    def leave(self, *, kept: bool) -> None:
+        """What has no outcome by now gets none, whether it is *kept* or not."""
         if (flush := self._flush()) is not None:
             flush.leave()
 
@@ -129,8 +129,8 @@ class ReceiptShare:
             if receipt is not None:
                 receipt._settle(Outcome.DELIVERED if delivered else Outcome.LOST, loss)
 
-    def leave(self) -> None:
-        """The event stays in the backlog."""
+    def leave(self, *, kept: bool) -> None:
+        """All ends; that the event is *kept* is an outcome."""
         receipt = self._receipt()
-        if receipt is not None and self.left:
+        if kept and receipt is not None and self.left:
             receipt._settle(Outcome.KEPT)

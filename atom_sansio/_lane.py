@@ -236,10 +236,10 @@ class Lane:
         if len(self.flushes) > _MANY_FLUSHES:
             self.flushes = [share for share in self.flushes if share.left and share.wanted]
 
-    def leave(self) -> None:
-        """What there is stays in the backlog when all ends."""
+    def leave(self, *, kept: bool) -> None:
+        """All ends; *kept* says whether the backlog has what there is, or only may come to have it."""
         for share in self.flushes:
-            share.leave()
+            share.leave(kept=kept)
 
     def take_out(self, batch: Batch) -> int:
         """Take *batch* out, wherever it stands; return how many events go before it, if somebody follows any."""

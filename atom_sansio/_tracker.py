@@ -133,6 +133,7 @@ class TrackerCore:
         )
         self._tried_again = False  # whether, at the end, an update that had failed comes once more
         self._unrecorded = False  # whether events that should have records may have none
+        self._left: list[Lane] = []  # at the end, with events that the backlog is still to be told of
         self._flushes: WeakSet[Flush] = WeakSet()  # that follow events which are in no lane, for want of a record
         self._new_keys: list[tuple[str, AuthKey]] = []  # that came while records were being written
         self._told_deadline = inf
@@ -635,6 +636,7 @@ class TrackerCore:
         assert self._keeper is not None
         self._keeper.updated(self._admission.resident)
         self._delivery.back_from_backlog()
+        self._leave_kept(self._keeper)
 
     @in_turn
     def backlog_failed(self, trouble: str, *, now: float) -> None:
@@ -656,6 +658,7 @@ class TrackerCore:
                 after = lane.take_out(batch)
                 self._losses.lose(lane, batch, LossReason.STOPPED, batch.status, message, now=now, after=after)
             self._keeper.give_up(all_=False)  # what it would have been told of these
+            self._leave_kept(self._keeper)
 
     @in_turn
     def batch_loaded(self, batch_id: str, lines: bytes) -> None:
@@ -696,13 +699,24 @@ class TrackerCore:
 
     def _leave(self, keeper: Keeper) -> None:
         """Leave what has no outcome in the backlog.  What there are records of is there already."""
-        if self._recording is None or self._unrecorded:
+        sure = self._recording is not None and not self._unrecorded
+        if not sure:
             self._admission.seal_all()
         for lane in self._schedule:
-            lane.leave()
+            lane.leave(kept=sure)
             self._schedule.remove(lane)
+            if not sure:
+                self._left.append(lane)
         for flush in self._flushes:
             flush.leave()
         keeper.hurry()
         if self._recording is not None:
             self._recording.hurry()
+        self._leave_kept(keeper)
+
+    def _leave_kept(self, keeper: Keeper) -> None:
+        """What was left, and is not lost by now, is in the backlog once that knows all that it should."""
+        if self._left and keeper.idle:
+            for lane in self._left:
+                lane.leave(kept=True)
+            self._left.clear()

@@ -368,10 +368,11 @@ class Keeping:
         if self._given_up:
             return
         self._given_up = True
-        under_way = self._at_work if isinstance(self._at_work, UpdateBacklog) else self._next_work()
-        if under_way is not None:
+        update = self._at_work if isinstance(self._at_work, UpdateBacklog) else self._next_work()
+        while update is not None:
             self._core.backlog_failed(TOO_SLOW, now=self._now())
-            self._work_came()
+            update = self._next_work()
+        self._work_came()
 
     def next_command(self) -> BacklogCommand | None:
         """What is to be done for the core now."""

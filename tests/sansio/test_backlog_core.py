@@ -419,8 +419,9 @@ def test_a_pause_after_the_disk_failed(on_full: OnFull) -> None:
     assert core.statistics().lost == {LossReason.BACKLOG_FULL: 2}
 
 
-def test_receipts_of_what_is_left() -> None:
-    """Of one that is lost already nothing changes when the rest is left in the backlog."""
+@pytest.mark.parametrize("written", [True, False])
+def test_receipts_of_what_is_left(*, written: bool) -> None:
+    """What is left in the backlog is kept once it is written there, or else lost; what was settled stays so."""
     core = make(Level.MEMORY, max_batch_events=1)
     first, second = Receipt(), Receipt()
     for line, receipt in ((b"1\n", first), (b"2\n", second)):
@@ -431,7 +432,33 @@ def test_receipts_of_what_is_left() -> None:
     [command] = sends(core)
     core.response_received(command.batch_id, Reply(status=200, headers=(), body=b""), now=0.0, unit=0.5)
     core.abandon(now=0.0)
-    assert (first.outcome, second.outcome) == (Outcome.DELIVERED, Outcome.KEPT)
+    assert (first.outcome, second.outcome) == (Outcome.DELIVERED, None)
+    while core.next_backlog_command(now=0.0) is not None:
+        core.backlog_updated() if written else core.backlog_failed("no space left", now=0.0)
+    assert (first.outcome, second.outcome) == (Outcome.DELIVERED, Outcome.KEPT if written else Outcome.LOST)
+
+
+def test_receipts_of_what_there_are_records_of() -> None:
+    """It is kept already, whatever becomes of the backlog's other half."""
+    core = make(Level.PROCESS)
+    receipt = Receipt()
+    core.admit("a", b"1\n", now=0.0, receipt=receipt)
+    core.next_records(now=0.0)
+    core.records_written(now=0.0)
+    core.abandon(now=0.0)
+    assert receipt.outcome is Outcome.KEPT
+
+
+def test_receipts_of_what_is_kept_already() -> None:
+    """Where nothing more is to be written it is kept at once."""
+    core = make(Level.MEMORY, max_batch_events=1)
+    receipt = Receipt()
+    core.track_line("a", b"1\n", now=0.0, receipt=receipt)
+    assert sends(core) == []
+    assert isinstance(core.next_backlog_command(now=0.0), UpdateBacklog)
+    core.backlog_updated()
+    core.abandon(now=0.0)
+    assert receipt.outcome is Outcome.KEPT
 
 
 def test_a_receipt_that_nobody_holds_when_all_is_left() -> None:

@@ -68,7 +68,7 @@ def test_left_in_a_backlog() -> None:
     del gone
     shares[0].settle(1, after=0, delivered=True)
     for share in shares:
-        share.leave()
+        share.leave(kept=True)
     assert flush.done
     assert flush.result == FlushResult(delivered=1, lost=0, pending=2)
 
@@ -81,9 +81,20 @@ def test_a_receipt_for_one_among_others() -> None:
     share.settle(2, after=0, delivered=True)
     assert receipt.outcome is None
     share.settle(1, after=0, delivered=True)
-    share.leave()
+    share.leave(kept=True)
     receipt._settle(Outcome.LOST)
     assert receipt.outcome is Outcome.DELIVERED
+
+
+def test_a_receipt_of_what_may_not_be_kept() -> None:
+    """When all ends it has no outcome before its event is known to be kept, or is lost."""
+    receipt = Receipt()
+    share = ReceiptShare(receipt, 0)
+    share.leave(kept=False)
+    assert receipt.outcome is None
+    share.settle(1, after=0, delivered=False)
+    share.leave(kept=True)
+    assert receipt.outcome is Outcome.LOST
 
 
 def test_a_receipt_that_nobody_holds() -> None:
@@ -91,6 +102,6 @@ def test_a_receipt_that_nobody_holds() -> None:
     share = ReceiptShare(Receipt(), 0)
     gc.collect()
     assert not share.wanted
-    share.leave()
+    share.leave(kept=True)
     share.settle(1, after=0, delivered=True)
     assert share.left == 0
