@@ -9,7 +9,7 @@ from typing import Final
 
 from ._cut import escaped_size, pieces
 from ._errors import BacklogFull, EventTooLarge
-from ._flush import Receipt, ReceiptShare
+from ._flush import EventShare, Receipt
 from ._inlet import NO_INLET, Inlet, Segment, count_lines
 from ._keeper import Keeper
 from ._kept import KeptRecords
@@ -192,7 +192,10 @@ class Admission:
             when = min(when, self._open_inlet(lane, record.now))
         inlet, ledger = lane.inlet, self._ledger
         flushes = lane.flushes if isinstance(lane.flushes, list) else []
-        shares = () if record.receipt is None else (ReceiptShare(record.receipt, lane.pending),)
+        shares: list[EventShare] = []
+        if record.receipt is not None or record.flushes:
+            followers = (record.receipt, *record.flushes)
+            shares = [EventShare(follower, lane.pending) for follower in followers if follower is not None]
         # Without a call in between, in which a signal handler might raise: all of it is done, or nothing.
         ledger.reserved_bytes -= size
         ledger.reserved_events -= 1

@@ -32,6 +32,12 @@ class Flush:
         """What has no outcome by now gets none."""
         self._left = True
 
+    def _settle_event(self, *, delivered: bool, loss: Loss | None) -> None:
+        self._settle(1, delivered=delivered)
+
+    def _leave_event(self, *, kept: bool) -> None:
+        self.leave()
+
     def _settle(self, events: int, *, delivered: bool) -> None:
         self._pending -= events
         if delivered:
@@ -95,6 +101,13 @@ class Receipt:
         """Whether there is an outcome."""
         return self._outcome is not None
 
+    def _settle_event(self, *, delivered: bool, loss: Loss | None) -> None:
+        self._settle(Outcome.DELIVERED if delivered else Outcome.LOST, loss)
+
+    def _leave_event(self, *, kept: bool) -> None:
+        if kept:
+            self._settle(Outcome.KEPT)
+
     def _settle(self, outcome: Outcome, loss: Loss | None = None) -> None:
         if self._outcome is None:
             self._outcome, self._loss = outcome, loss
@@ -104,20 +117,23 @@ class Receipt:
         return f"<{type(self).__module__}.{type(self).__name__} {outcome}>"
 
 
-class ReceiptShare:
-    """A receipt for the event of one lane that *before* others come before.  Held weakly, like a flush."""
+class EventShare:
+    """The one event of a lane, which *before* others come before, that a receipt follows, or that joins a flush late.
 
-    __slots__ = ("_before", "_receipt", "left")
+    Held weakly, as above.
+    """
 
-    def __init__(self, receipt: Receipt, before: int) -> None:
-        self._receipt = ref(receipt)
+    __slots__ = ("_before", "_follower", "left")
+
+    def __init__(self, follower: Receipt | Flush, before: int) -> None:
+        self._follower = ref(follower)
         self._before = before
         self.left = 1
 
     @property
     def wanted(self) -> bool:
-        """Whether somebody still holds the receipt."""
-        return self._receipt() is not None
+        """Whether somebody still holds what follows it."""
+        return self._follower() is not None
 
     def settle(self, events: int, *, after: int, delivered: bool, loss: Loss | None = None) -> None:
         """Take note that *events* of the lane have their outcome, which *after* older ones have not."""
@@ -125,12 +141,12 @@ class ReceiptShare:
             self._before -= events
         elif self.left and self._before >= after:
             self.left = 0
-            receipt = self._receipt()
-            if receipt is not None:
-                receipt._settle(Outcome.DELIVERED if delivered else Outcome.LOST, loss)
+            follower = self._follower()
+            if follower is not None:
+                follower._settle_event(delivered=delivered, loss=loss)
 
     def leave(self, *, kept: bool) -> None:
-        """All ends; that the event is *kept* is an outcome."""
-        receipt = self._receipt()
-        if kept and receipt is not None and self.left:
-            receipt._settle(Outcome.KEPT)
+        """All ends; that the event is *kept* is an outcome for a receipt."""
+        follower = self._follower()
+        if follower is not None and self.left:
+            follower._leave_event(kept=kept)

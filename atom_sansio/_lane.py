@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from ._cut import escaped_growth, longest_fit, nth_line
-from ._flush import Flush, FlushShare, Receipt, ReceiptShare
+from ._flush import EventShare, Flush, FlushShare, Receipt
 from ._inlet import CLOSED, NO_INLET, Inlet, Segment, count_lines
 from ._messages import Loss
 from ._request import array_text, envelope, envelope_size, quote
@@ -87,7 +87,7 @@ class Lane:
     """Sent or split before, and to be sent before what waits; the last one first."""
     attempt: int = 0
     """Failures in a row; what the pause grows with."""
-    flushes: list[FlushShare | ReceiptShare] | tuple[FlushShare | ReceiptShare, ...] = field(default=(), repr=False)
+    flushes: list[FlushShare | EventShare] | tuple[FlushShare | EventShare, ...] = field(default=(), repr=False)
     """Whoever waits for events of this lane."""
     growth: float | None = None
     """How many times longer its events get when they are escaped, as seen last."""
@@ -227,7 +227,7 @@ class Lane:
         """Let *receipt* follow the event that came last."""
         if not isinstance(self.flushes, list):
             self.flushes = []
-        self.flushes.append(ReceiptShare(receipt, self.pending - 1))
+        self.flushes.append(EventShare(receipt, self.pending - 1))
 
     def settle_flushes(self, events: int, *, after: int = 0, delivered: bool, loss: Loss | None = None) -> None:
         """The lane's next *events* after the *after* oldest have their outcome."""

@@ -8,7 +8,7 @@ from enum import Enum
 from math import inf
 from typing import TYPE_CHECKING, Final
 
-from ._flush import Receipt
+from ._flush import Flush, Receipt
 from ._keeper import Keeper
 from ._kept import Records
 from ._lane import Lane
@@ -51,6 +51,8 @@ class Record:
     waits: bool
     """Whether its ``track`` has not returned yet, so that it may still be refused."""
     receipt: Receipt | None = None
+    flushes: tuple[Flush, ...] = ()
+    """Those that were begun while the disk did not take it."""
     state: RecordState = RecordState.QUEUED
     trouble: str = ""
     """Why it could not be written when that was tried last."""
@@ -110,11 +112,11 @@ class Recording:
         return None
 
     @property
-    def refused_unheard(self) -> int:
-        """Events whose ``track`` has returned, and which the disk does not take."""
+    def refused_unheard(self) -> list[Record]:
+        """Those of events whose ``track`` has returned, and which the disk does not take."""
         if not self._trouble:
-            return 0
-        return sum(bool(record.trouble) and not record.waits for record in self._queue)
+            return []
+        return [record for record in self._queue if record.trouble and not record.waits]
 
     def add(self, record: Record, now: float) -> None:
         """Have *record* written, after all others."""

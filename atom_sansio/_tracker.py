@@ -468,10 +468,12 @@ class TrackerCore:
         lanes = list(self._schedule)
         for lane in lanes:
             self._schedule.make_due(lane)
-        refused = 0 if self._recording is None else self._recording.refused_unheard
-        flush = Flush(self._ledger.pending - self._ledger.reserved_events + refused)
+        refused = [] if self._recording is None else self._recording.refused_unheard
+        flush = Flush(self._ledger.pending - self._ledger.reserved_events + len(refused))
         for lane in lanes:
             lane.join_flush(flush)
+        for record in refused:
+            record.flushes += (flush,)
         if refused:
             self._flushes.add(flush)
         if self._state is TrackerState.CLOSED:
@@ -588,6 +590,8 @@ class TrackerCore:
                 continue
             reason = LossReason.STOPPED if closed else LossReason.BACKLOG_FULL
             self._losses.lose_at_once(record.stream, record.line, reason, message, now=now, receipt=record.receipt)
+            for flush in record.flushes:
+                flush._settle(1, delivered=False)
             record.state = RecordState.ACCEPTED
         if self._state is TrackerState.CLOSED:
             self._recording.hurry()  # nobody will be there after a pause to write those that came meanwhile

@@ -812,6 +812,42 @@ def test_a_flush_of_what_the_disk_does_not_take() -> None:
     assert not flush.result
 
 
+@pytest.mark.parametrize("status", [200, 422])
+def test_a_flush_of_what_the_disk_takes_later(status: int) -> None:
+    """It hears of those events too, and of no others."""
+    core = make(Level.PROCESS, max_batch_events=1)
+    core.admit("a", b"1\n", now=0.0, waits=False)
+    core.next_records(now=0.0)
+    core.records_refused("no space", now=0.0)
+    flush, gone = core.flush(now=0.0), core.flush(now=0.0)
+    del gone
+    core.admit("a", b"2\n", now=0.0, waits=False)
+    assert core.next_records(now=2.0) is not None
+    core.records_written(now=2.0)
+    for _ in range(2):
+        while core.next_command(now=2.0) is not None:  # a report of what was lost before
+            pass
+        core.next_backlog_command(now=2.0)
+        core.backlog_updated()
+        [command] = sends(core)
+        core.response_received(command.batch_id, Reply(status=status, headers=(), body=b""), now=2.0, unit=0.5)
+        assert flush.done
+    assert (flush.result.delivered, flush.result.lost) == ((1, 0) if status == 200 else (0, 1))
+
+
+def test_a_flush_of_what_the_disk_never_takes() -> None:
+    """It hears of those that are lost when all ends."""
+    core = make(Level.PROCESS)
+    core.admit("a", b"1\n", now=0.0, waits=False)
+    core.next_records(now=0.0)
+    core.records_refused("no space", now=0.0)
+    flush = core.close(now=0.0)
+    core.abandon(now=0.0)
+    assert core.next_records(now=0.0) is not None
+    core.records_refused("no space", now=0.0)
+    assert (flush.result.delivered, flush.result.lost, flush.result.pending) == (0, 1, 0)
+
+
 def test_what_is_at_the_backlog_counts_as_in_flight() -> None:
     """No more batches are made than may be sent."""
     core = make(Level.MEMORY, max_in_flight=1)

@@ -7,7 +7,7 @@ import gc
 import pytest
 
 from atom_sansio import Flush, FlushResult, Outcome, Receipt
-from atom_sansio._flush import FlushShare, ReceiptShare
+from atom_sansio._flush import EventShare, FlushShare
 
 
 def test_nothing_pending() -> None:
@@ -76,7 +76,7 @@ def test_left_in_a_backlog() -> None:
 def test_a_receipt_for_one_among_others() -> None:
     """What settles before its event, or after it, does not settle it."""
     receipt = Receipt()
-    share = ReceiptShare(receipt, 2)
+    share = EventShare(receipt, 2)
     share.settle(2, after=3, delivered=True)  # later ones, of which the lane lets go first
     share.settle(2, after=0, delivered=True)
     assert receipt.outcome is None
@@ -89,7 +89,7 @@ def test_a_receipt_for_one_among_others() -> None:
 def test_a_receipt_of_what_may_not_be_kept() -> None:
     """When all ends it has no outcome before its event is known to be kept, or is lost."""
     receipt = Receipt()
-    share = ReceiptShare(receipt, 0)
+    share = EventShare(receipt, 0)
     share.leave(kept=False)
     assert receipt.outcome is None
     share.settle(1, after=0, delivered=False)
@@ -99,7 +99,7 @@ def test_a_receipt_of_what_may_not_be_kept() -> None:
 
 def test_a_receipt_that_nobody_holds() -> None:
     """It is told nothing more."""
-    share = ReceiptShare(Receipt(), 0)
+    share = EventShare(Receipt(), 0)
     gc.collect()
     assert not share.wanted
     share.leave(kept=True)

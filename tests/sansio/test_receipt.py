@@ -155,5 +155,9 @@ def test_kept(level: Level) -> None:
     if level is not Level.MEMORY:
         assert outcomes(receipts) == ["kept", None]
         core.records_written(now=0.0)
+    else:
+        assert outcomes(receipts) == [None]
+        assert core.next_backlog_command(now=0.0) is not None
+        core.backlog_updated()
     assert outcomes(receipts) == ["kept"] * len(receipts)
     assert {receipt.outcome for receipt in receipts} == {Outcome.KEPT}
