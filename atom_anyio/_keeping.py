@@ -155,6 +155,7 @@ class Keeping:
         with self._lock:
             while self._core.next_records(now=math.inf) is not None:
                 self._core.records_refused(TOO_SLOW, now=self._loop.now())
+        self._work_came()  # receipts of what was refused have their outcome
         self._notify()
 
     def _take_back(self, record: Record) -> bool:

@@ -35,7 +35,7 @@ from test_sync_tracker import CANARY
 from virtual import PATIENCE, Guarded, interrupting
 
 from atom_anyio import MemoryTransport, Tracker
-from atom_sansio import BacklogError, BacklogFull, BatchUnreadable, Level, Loss, LossReason, TrackerClosed
+from atom_sansio import BacklogError, BacklogFull, BatchUnreadable, Level, Loss, LossReason, Outcome, TrackerClosed
 from atom_sync.backlog import Backlog
 
 LEVELS = [level.value for level in Level]
@@ -537,6 +537,27 @@ class TestStop:
             statistics = tracker.statistics()
             assert statistics.accepted == statistics.delivered + statistics.pending + sum(statistics.lost.values())
             assert sum(statistics.lost.values()) == sum(loss.count for loss in losses)
+
+        run_virtually(main)
+
+    def test_receipts_behind_a_disk_that_does_not_answer(self, run_virtually: Any) -> None:
+        """Who waits for what becomes of an event whose record was never begun goes on when the disk is given up."""
+
+        async def main() -> None:
+            disk = Disk(takes=lambda called: 1e5 if called == "append" else 0.0)
+            outcomes: list[Any] = []
+
+            async def work(n: int) -> None:
+                outcomes.append(await tracker.track_nowait("a", n, receipt=True).wait())
+
+            async with anyio.create_task_group() as group:
+                async with Tracker(ENDPOINT, transport=MemoryTransport(), backlog=disk) as tracker:
+                    for n in range(3):
+                        group.start_soon(work, n)
+                        await anyio.sleep(1)
+                start = anyio.current_time()
+            assert anyio.current_time() == start
+            assert outcomes == [Outcome.LOST] * 3
 
         run_virtually(main)
 
