@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
@@ -28,7 +29,7 @@ class Call(Generic[T]):
         self._given: list[T] = []
         self.error: BaseException | None = None
         """What it has raised."""
-        self._ended = False
+        self._ended = threading.Event()
         self._tell: Callable[[], None] | None = None
 
     def __call__(self) -> T:
@@ -38,7 +39,7 @@ class Call(Generic[T]):
                 self._given.append(self.call(*self._args))
             except BaseException as error:
                 self.error = error
-            self._ended = True
+            self._ended.set()
             if self._tell is not None:
                 with suppress(RuntimeError):  # the loop has come to its end
                     self._loop.call_soon(self._tell)
@@ -55,9 +56,13 @@ class Call(Generic[T]):
         """What the call gives or raises, when the thread that has begun with it has ended."""
         ended = anyio.Event()
         self._tell = ended.set
-        if not self._ended:
+        if not self._ended.is_set():
             await ended.wait()
         return self._result()
+
+    def join(self) -> None:
+        """Wait, in a thread, until the one that has begun with the call has ended."""
+        self._ended.wait()
 
     def _result(self) -> T:
         if self.error is not None:

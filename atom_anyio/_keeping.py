@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -72,6 +73,7 @@ class Keeping:
         self._finished = False
         self._interrupted: set[int] = set()  # tasks that were hit by it
         self._given_up = False
+        self._abandoned: list[Call[Any]] = []  # threads are at it still
         self._closed = False
         self.records = backlog.level is not Level.MEMORY
         """Whether there is a record for each event."""
@@ -136,13 +138,14 @@ class Keeping:
     async def finish(self, until: float) -> None:
         """Have all that is left done, now that the core is closed, and the backlog closed.
 
-        A disk that takes longer than *until* is left alone.
+        A disk that takes longer than *until* is left alone.  The backlog is closed when what is under way there has
+        come to its end: then others can have it, though this process goes on.
         """
         self._finished = True
         for event in self._asked:
             event.set()
         with anyio.CancelScope(deadline=max(until, self._loop.now() + CLOSE_TIME), shield=True):
-            while not (self._closed or self._given_up):
+            while not self._given_up and (self._left or self._scopes != [None, None]):
                 self._start()
                 await self._written.wait()
         self._given_up = True
@@ -152,11 +155,21 @@ class Keeping:
         with anyio.CancelScope(shield=True):
             while self._scopes != [None, None]:
                 await self._written.wait()
+        if not self._closed:
+            self._closed = True
+            with suppress(RuntimeError):  # no thread can be started any more: the process ends
+                threading.Thread(target=self._close_late, name="atom-backlog", daemon=True).start()
         with self._lock:
             while self._core.next_records(now=math.inf) is not None:
                 self._core.records_refused(TOO_SLOW, now=self._loop.now())
         self._work_came()  # receipts of what was refused have their outcome
         self._notify()
+
+    def _close_late(self) -> None:
+        for call in self._abandoned:
+            call.join()
+        if all(call.call != self._backlog.close for call in self._abandoned):
+            self._backlog.close()
 
     def _take_back(self, record: Record) -> bool:
         with self._lock:
@@ -186,10 +199,8 @@ class Keeping:
                         raise anyio.get_cancelled_exc_class()
                 self._left.discard(task)
                 if not self._left:
-                    try:
-                        await self._in_thread(self._backlog.close)
-                    finally:
-                        self._closed = True
+                    await self._in_thread(self._backlog.close)
+                    self._closed = True
         except anyio.get_cancelled_exc_class():
             self._interrupted.discard(anyio.get_current_task().id)  # raised, it would cancel the whole group
         finally:
@@ -283,7 +294,11 @@ class Keeping:
                 try:
                     return await wait()
                 except anyio.get_cancelled_exc_class() as error:
-                    if self._given_up or error is call.error:
+                    if error is call.error:
+                        raise
+                    if self._given_up:
+                        if not call.prevent():
+                            self._abandoned.append(call)
                         raise
                     self._interrupted.add(anyio.get_current_task().id)  # this comes to its end first
                     if call.prevent():

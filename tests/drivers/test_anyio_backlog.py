@@ -17,7 +17,7 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import pytest
-from kept import Disk, without_threads
+from kept import Disk, Opened, without_threads
 from test_anyio_tracker import (
     ENDPOINT,
     REAL,
@@ -539,6 +539,44 @@ class TestStop:
             assert sum(statistics.lost.values()) == sum(loss.count for loss in losses)
 
         run_virtually(main)
+
+    @pytest.mark.parametrize("method", ["append", "close"])
+    def test_disk_that_answers_later(self, run: Any, method: str) -> None:
+        """A disk that was given up is closed, once, when it has come to its end, and not before."""
+
+        async def main() -> None:
+            begun, go_on, closed = threading.Event(), threading.Event(), threading.Event()
+
+            class Closing(Opened):
+                def close(self) -> None:
+                    if method == "close":
+                        hang()
+                    super().close()
+                    closed.set()
+
+            class Hanging(Disk):
+                def open(self) -> Opened:
+                    self.opened.append(Closing(self))
+                    return self.opened[-1]
+
+            def hang(seconds: float = 0) -> None:
+                begun.set()
+                assert go_on.wait(PATIENCE)
+
+            monkeypatch.setattr("atom_anyio._keeping.CLOSE_TIME", 0.05)
+            disk = Hanging(takes=lambda called: float(called == method), sleep=hang)
+            async with Tracker(ENDPOINT, transport=MemoryTransport(), backlog=disk) as tracker:
+                tracker.track_nowait("a", 1)
+                async with anyio.create_task_group() as group:
+                    group.start_soon(tracker.stop, 0)
+                    await anyio.to_thread.run_sync(begun.wait)
+            assert not closed.is_set()
+            go_on.set()
+            assert await anyio.to_thread.run_sync(closed.wait, PATIENCE)
+            assert disk.closed
+
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            run(main)
 
     def test_receipts_behind_a_disk_that_does_not_answer(self, run_virtually: Any) -> None:
         """Who waits for what becomes of an event whose record was never begun goes on when the disk is given up."""
