@@ -60,6 +60,13 @@ class Call(Generic[T]):
             await ended.wait()
         return self._result()
 
+    async def end(self) -> T:
+        """As :meth:`wait`, however often asyncio's own ``cancel()`` comes meanwhile.  For a scope that is shielded."""
+        while not self._ended.is_set():
+            with suppress(anyio.get_cancelled_exc_class()):
+                await self.wait()
+        return self._result()
+
     def join(self) -> None:
         """Wait, in a thread, until the one that has begun with the call has ended."""
         self._ended.wait()

@@ -360,8 +360,9 @@ class Tracker(Intake[Receipt]):
                 opened = await anyio.to_thread.run_sync(call)
             except anyio.get_cancelled_exc_class():  # asyncio's own cancel(), which comes through the shield
                 if not call.prevent():
-                    backlog, _ = await call.wait()
-                    await anyio.to_thread.run_sync(backlog.close)
+                    closing = Call(self._loop, (await call.end())[0].close)
+                    threading.Thread(target=closing, name="atom-backlog", daemon=True).start()
+                    await closing.end()
                 raise
         return opened
 

@@ -434,8 +434,9 @@ class TestCancellation:
 
         run_on("asyncio", REAL["asyncio"], main, patience=PATIENCE)
 
-    def test_task_cancel_while_opening(self) -> None:
-        """A backlog that was being opened when asyncio's own cancel() came is closed."""
+    @pytest.mark.parametrize("times", [1, 3])
+    def test_task_cancel_while_opening(self, times: int) -> None:
+        """A backlog that was being opened when asyncio's own cancel() came is closed, however often that comes."""
 
         async def main() -> None:
             opening, go_on = threading.Event(), threading.Event()
@@ -453,8 +454,9 @@ class TestCancellation:
             disk = Sluggish()
             task = asyncio.ensure_future(program())
             await anyio.to_thread.run_sync(opening.wait)
-            task.cancel()
-            await asyncio.sleep(0)
+            for _ in range(times):
+                task.cancel()
+                await asyncio.sleep(0.001)
             go_on.set()
             await asyncio.wait([task])
             assert task.cancelled()
