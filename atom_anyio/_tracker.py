@@ -357,7 +357,8 @@ class Tracker(Intake[Receipt]):
         call = Call(self._loop, open_and_read)
         with anyio.CancelScope(shield=True):  # or nobody would close what was opened
             try:
-                opened = await anyio.to_thread.run_sync(call)
+                # Not the limiter that others share, which may be used up.
+                opened = await anyio.to_thread.run_sync(call, limiter=anyio.CapacityLimiter(1))
             except anyio.get_cancelled_exc_class():  # asyncio's own cancel(), which comes through the shield
                 if not call.prevent():
                     closing = Call(self._loop, (await call.end())[0].close)

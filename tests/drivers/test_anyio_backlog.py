@@ -151,6 +151,25 @@ class TestLoop:
 
         run_virtually(main)
 
+    def test_needs_no_thread_of_others(self, run: Any) -> None:
+        """A tracker comes and goes while all threads that others share are taken."""
+
+        async def main() -> None:
+            release = threading.Event()
+            disk = Disk()
+            async with anyio.create_task_group() as group:
+                for _ in range(int(anyio.to_thread.current_default_thread_limiter().total_tokens)):
+                    group.start_soon(anyio.to_thread.run_sync, release.wait)
+                try:
+                    await anyio.lowlevel.checkpoint()
+                    async with Tracker(ENDPOINT, transport=MemoryTransport(), backlog=disk) as tracker:
+                        await tracker.track("a", 1)
+                finally:
+                    release.set()
+            assert disk.closed
+
+        run(main)
+
     def test_retry_beside_a_slow_update(self, run_virtually: Any) -> None:
         """A record is tried again after its pause, however long an update takes meanwhile."""
 
