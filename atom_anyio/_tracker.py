@@ -22,10 +22,10 @@ from atom_sansio import (
     Flush,
     FlushResult,
     Intake,
+    Level,
     LocalError,
     OnFull,
     Record,
-    Recovered,
     RemoteError,
     Reply,
     SendRequest,
@@ -87,7 +87,7 @@ class Tracker(Intake[Receipt]):
         if self._core is not None:
             raise LocalError("a tracker is entered once")
         self._loop = Loop.running()
-        backlog, recovered = await self._open_backlog()
+        backlog, core = await self._open()
         self._idle: deque[anyio.Event] = deque()  # one for each sender that waits for work
         self._room = anyio.Event()  # a blocked track waits for it
         self._done = anyio.Event()  # flush and stop wait for it
@@ -96,18 +96,11 @@ class Tracker(Intake[Receipt]):
         self._scopes: set[anyio.CancelScope] = set()
         self._group = await anyio.create_task_group().__aenter__()
         self._reporter = Reporter(self._options.on_loss, self._group, self._loop)
-        offset = time.time() - self._loop.now()
-        self._core = core = TrackerCore(
-            self._options,
-            source=os.urandom(16).hex(),
-            unix_offset=offset,
-            level=None if backlog is None else backlog.level,
-        )
+        self._core = core
         self._lanes, self._late = core.lanes, core.late
         if backlog is not None:
             from ._keeping import Keeping  # not before it is needed
 
-            core.restore(recovered, now=self._loop.now())
             self._keeping = Keeping(core, backlog, self._lock, self._loop, self._group, self._look_again)
         self._start_sender()
         return self
@@ -341,20 +334,27 @@ class Tracker(Intake[Receipt]):
             with anyio.CancelScope(deadline=until):
                 await self._keeping.wait_written()
 
-    async def _open_backlog(self) -> tuple[OpenBacklog | None, Recovered]:
+    def _new_core(self, level: Level | None = None) -> TrackerCore:
+        offset = time.time() - self._loop.now()
+        return TrackerCore(self._options, source=os.urandom(16).hex(), unix_offset=offset, level=level)
+
+    async def _open(self) -> tuple[OpenBacklog | None, TrackerCore]:
+        """The core, with what there is in the backlog, of which there may be much: a thread goes through that."""
         if self._options.backlog is None:
-            return None, Recovered(batches=(), records=(), generation=0)
+            return None, self._new_core()
         from atom_sync.backlog import open_backlog  # not before one is asked for
 
-        def open_and_read() -> tuple[OpenBacklog, Recovered]:
+        def open_and_restore() -> tuple[OpenBacklog, TrackerCore]:
             backlog = open_backlog(self._options.backlog)
             try:
-                return backlog, backlog.recover()
+                core = self._new_core(backlog.level)
+                core.restore(backlog.recover(), now=self._loop.now())
             except BaseException:
                 backlog.close()
                 raise
+            return backlog, core
 
-        call = Call(self._loop, open_and_read)
+        call = Call(self._loop, open_and_restore)
         with anyio.CancelScope(shield=True):  # or nobody would close what was opened
             try:
                 # Not the limiter that others share, which may be used up.

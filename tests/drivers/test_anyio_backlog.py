@@ -35,7 +35,17 @@ from test_sync_tracker import CANARY
 from virtual import PATIENCE, Guarded, interrupting
 
 from atom_anyio import MemoryTransport, Tracker
-from atom_sansio import BacklogError, BacklogFull, BatchUnreadable, Level, Loss, LossReason, Outcome, TrackerClosed
+from atom_sansio import (
+    BacklogError,
+    BacklogFull,
+    BatchUnreadable,
+    Level,
+    Loss,
+    LossReason,
+    Outcome,
+    TrackerClosed,
+    TrackerCore,
+)
 from atom_sync.backlog import Backlog
 
 LEVELS = [level.value for level in Level]
@@ -910,3 +920,46 @@ class TestRestart:
         with pytest.raises(AssertionError):
             run(partial(main, disk))
         assert disk.closed
+
+    def test_what_cannot_be_restored(self, run: Any) -> None:
+        """A backlog whose contents are not what they should be is closed, and its error passes as it is."""
+
+        class Wrong(Opened):
+            def recover(self) -> Any:
+                assert not loop_is_running()
+                return None
+
+        class WrongDisk(Disk):
+            def open(self) -> Opened:
+                self.opened.append(Wrong(self))
+                return self.opened[-1]
+
+        async def main() -> None:
+            before = living_tasks()
+            disk = WrongDisk()
+            tracker = Tracker(ENDPOINT, transport=MemoryTransport(), backlog=disk)
+            with pytest.raises(AttributeError):
+                await tracker.__aenter__()
+            assert living_tasks() == before
+            assert disk.closed
+
+        run(main)
+
+    def test_is_restored_beside_the_loop(self, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        """However much there is to be restored, the loop does not stand still for it."""
+
+        def guarded(core: TrackerCore, *args: Any, **options: Any) -> None:
+            assert not loop_is_running()
+            restore(core, *args, **options)
+
+        async def main() -> None:
+            disk = Disk()
+            async with Tracker(ENDPOINT, transport=down(), backlog=disk) as tracker:
+                await tracker.track("a", 1)
+                await tracker.stop(0)
+            async with Tracker(ENDPOINT, transport=MemoryTransport(), backlog=disk) as tracker:
+                assert tracker.statistics().restored == 1
+
+        restore = TrackerCore.restore
+        monkeypatch.setattr(TrackerCore, "restore", guarded)
+        run(main)
