@@ -6,7 +6,6 @@ import inspect
 import logging
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 
 import anyio
@@ -16,6 +15,7 @@ from anyio.abc import TaskGroup
 from atom_sansio import Loss, LossReason, ReportLoss, ReportParked
 from atom_sansio._logged import cause_and_words, causes_and_words, too_slow
 
+from ._log import log
 from ._loop import Loop
 
 logger = logging.getLogger("atom")
@@ -111,14 +111,8 @@ class Reporter:
             self.log(message, error)
 
     def log(self, message: str, error: BaseException | None = None) -> None:
-        """Log *message*.  A handler of the user's that raises must not end the task that logs."""
-        try:
-            logger.error(message, exc_info=error)
-        except (Exception, SystemExit):
-            # What was to be logged is shown as logging shows what goes wrong in its own handlers.
-            record = logger.makeRecord("atom", logging.ERROR, __file__, 0, message, (), None)
-            with suppress(Exception):  # as where stderr is closed
-                logging.Handler().handleError(record)
+        """Log *message*, whatever handlers of the user's do."""
+        log(logger, logging.ERROR, message, error)
 
 
 def _call(on_loss: Callable[[Loss], object], loss: Loss) -> tuple[object]:

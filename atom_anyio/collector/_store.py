@@ -24,6 +24,7 @@ from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, Final, TypeVar
 
+from atom_anyio._log import log
 from atom_sansio import AtomError, Refused, Submission
 
 from . import _tables
@@ -202,7 +203,7 @@ class Store:
     def _failed(self, error: Exception, jobs: Sequence[_Job]) -> None:
         """Log that the store began to fail; not every request that has to do with it."""
         if not self._failing:
-            _log.warning("the store %s is failing: %s", self._path, error)
+            log(_log, logging.WARNING, f"the store {self._path} is failing: {error}")
         self._failing = True
         self._unstored = max(self._unstored, min(max(_sizes(jobs), default=0), MAX_ROOM))
 
@@ -213,7 +214,7 @@ class Store:
         elif Outcome.STORED in results or any(isinstance(it, list) and Outcome.STORED in it for it in results):
             self._unstored -= sum(_sizes(jobs))
         if self._unstored <= 0:
-            _log.warning("the store %s works again", self._path)
+            log(_log, logging.WARNING, f"the store {self._path} works again")
             self._failing = False
             self._unstored = 0
 

@@ -10,6 +10,7 @@ import stat
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -444,6 +445,27 @@ def test_a_bug_does_not_end_the_thread(store: Store, caplog: pytest.LogCaptureFi
         store.add(submission("\ud800")).result()
     assert store.add(submission("1")).result() is STORED
     assert [record.levelno for record in caplog.records] == [logging.WARNING, logging.WARNING]
+
+
+class Stop(BaseException):
+    """Not one of those that are caught with ``except Exception``."""
+
+
+@pytest.mark.parametrize("error", [ValueError, Stop])
+def test_a_log_handler_that_raises(store: Store, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]) -> None:
+    """A handler with a bug takes no answer from those who wait, and the thread lives on."""
+
+    class Faulty(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise error("a bug in a user's handler")
+
+    monkeypatch.setattr(logging.getLogger("atom_anyio.collector"), "handlers", [Faulty()])
+    monkeypatch.setattr("sys.stderr", stderr := StringIO())
+    with pytest.raises(StoreFailed, match="surrogates"):
+        store.add(submission("\ud800")).result(60)
+    assert store.add(submission("1")).result(60) is STORED
+    for words in ("a bug in a user's handler", "is failing", "works again"):
+        assert words in stderr.getvalue()
 
 
 # Opening and closing
