@@ -1,4 +1,4 @@
-"""The three things of an event loop for which anyio has no neutral name."""
+"""The three things of an event loop for which anyio has no neutral name, and what ends a task in it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import asyncio
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+
+import anyio
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,3 +40,24 @@ class Loop:
 def _task_cancelled() -> bool:
     task = asyncio.current_task()
     return sys.version_info >= (3, 11) and task is not None and task.cancelling() > 0
+
+
+def task_id() -> int | None:
+    """That of the task that runs in this thread, if one does."""
+    try:
+        return anyio.get_current_task().id
+    except Exception:  # it depends on what runs instead
+        return None
+
+
+def interrupts(error: BaseException, task: int | None) -> bool:
+    """Whether *error*, which code of the user's let through in *task*, is not that code's own affair.
+
+    That is Ctrl-C, also in a group of errors, and what a task is closed with that is thrown away: it runs no more.
+    """
+    if isinstance(error, GeneratorExit):
+        return task_id() != task
+    inner = getattr(error, "exceptions", ())
+    return isinstance(error, KeyboardInterrupt) or (
+        isinstance(inner, tuple) and any(interrupts(e, task) for e in inner)
+    )

@@ -16,7 +16,7 @@ from atom_sansio import Loss, LossReason, ReportLoss, ReportParked
 from atom_sansio._logged import cause_and_words, causes_and_words, too_slow
 
 from ._log import log
-from ._loop import Loop
+from ._loop import Loop, interrupts, task_id
 
 logger = logging.getLogger("atom")
 
@@ -75,12 +75,15 @@ class Reporter:
             self.log(too_slow(untold))
 
     async def _run(self, scope: anyio.CancelScope) -> None:
+        task = task_id()
         with scope:
             while self._waiting:
                 try:
                     await self._tell(self._waiting[0])
                 # Whatever the callback does stays its own affair; that it raises what cancels a task, too.
-                except (Exception, SystemExit, anyio.get_cancelled_exc_class()) as error:
+                except BaseException as error:
+                    if interrupts(error, task):
+                        raise
                     if scope.cancel_called or self._loop.cancelled():
                         break
                     self._log_once(type(error), f"on_loss raised {type(error).__name__}", error)
@@ -101,7 +104,9 @@ class Reporter:
             await self._on_loss(report.loss)
         else:
             call = partial(_call, self._on_loss, report.loss)
-            (given,) = await anyio.to_thread.run_sync(call, abandon_on_cancel=True)
+            given, error = await anyio.to_thread.run_sync(call, abandon_on_cancel=True)
+            if error is not None:
+                raise error
             if inspect.isawaitable(given):
                 await given
 
@@ -115,8 +120,12 @@ class Reporter:
         log(logger, logging.ERROR, message, error)
 
 
-def _call(on_loss: Callable[[Loss], object], loss: Loss) -> tuple[object]:
-    return (on_loss(loss),)  # trio takes no awaitable from a thread, unless it is wrapped
+def _call(on_loss: Callable[[Loss], object], loss: Loss) -> tuple[object, BaseException | None]:
+    """What it gives and what it raises: not every exception gets from a thread into a task as it is."""
+    try:
+        return on_loss(loss), None
+    except BaseException as error:
+        return None, error
 
 
 def _size(report: ReportLoss | ReportParked) -> int:

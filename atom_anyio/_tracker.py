@@ -38,7 +38,7 @@ from atom_sansio._state import TrackerState
 
 from ._call import Call
 from ._environment import read_options
-from ._loop import Loop
+from ._loop import Loop, interrupts, task_id
 from ._receipt import Receipt
 from ._reporter import Reporter
 from ._transport import open_transport
@@ -377,8 +377,9 @@ class Tracker(Intake[Receipt]):
 
     async def _run(self, scope: anyio.CancelScope) -> None:
         """What a sender does: the next thing, until there is nothing left to do."""
+        task = task_id()
         while (command := await self._next_command()) is not None:
-            await self._perform(command, scope)
+            await self._perform(command, scope, task)
             if self._loop.cancelled():
                 break
 
@@ -410,7 +411,7 @@ class Tracker(Intake[Receipt]):
             self._wake()
         return command
 
-    async def _perform(self, command: Command, scope: anyio.CancelScope) -> None:
+    async def _perform(self, command: Command, scope: anyio.CancelScope, task: int | None) -> None:
         if not isinstance(command, SendRequest):
             self._reporter.put(command)
             return
@@ -421,7 +422,9 @@ class Tracker(Intake[Receipt]):
         except RemoteError as error:
             outcome = error
         # A transport of the user's may raise anything; what cancels a task, too.
-        except (Exception, SystemExit, anyio.get_cancelled_exc_class()) as error:
+        except BaseException as error:
+            if interrupts(error, task):
+                raise
             if scope.cancel_called:  # it is cut off, whatever it makes of that
                 return
             outcome = ConnectionFailed(f"the transport raised {type(error).__name__}: {error}")

@@ -27,21 +27,26 @@ async def _deliver(**options: Any) -> atom_anyio.Tracker:
     return tracker
 
 
+class Stop(BaseException):
+    """Not one of those that are caught with ``except Exception``."""
+
+
 @pytest.mark.anyio
-async def test_system_exit_from_on_loss(caplog: pytest.LogCaptureFixture) -> None:
-    """SystemExit from a callback, plain or of a task, is logged, and no program ends by it."""
+@pytest.mark.parametrize("error", [SystemExit, Stop, asyncio.CancelledError, GeneratorExit])
+async def test_what_ends_programs_from_on_loss(caplog: pytest.LogCaptureFixture, error: type[BaseException]) -> None:
+    """What a callback raises, plain or of a task, is logged, and no program ends by it."""
 
     async def of_a_task(loss: Loss) -> None:
-        raise SystemExit(3)
+        raise error
 
     def plain(loss: Loss) -> None:
-        raise SystemExit(3)
+        raise error
 
     for on_loss in (of_a_task, plain):
         caplog.clear()
         transport = atom_anyio.MemoryTransport([400, 400])
         tracker = await _deliver(transport=transport, on_loss=on_loss)
-        assert [record.getMessage() for record in caplog.records] == ["on_loss raised SystemExit"]
+        assert [record.getMessage() for record in caplog.records] == [f"on_loss raised {error.__name__}"]
         assert sum(tracker.statistics().lost.values()) == 2
 
 
@@ -62,8 +67,9 @@ def test_a_cancelled_task_in_on_loss(caplog: pytest.LogCaptureFixture) -> None:
     assert [record.getMessage() for record in caplog.records] == ["on_loss raised CancelledError"]
 
 
-@pytest.mark.parametrize("error", [asyncio.CancelledError, SystemExit])
-def test_a_transport_that_cancels(error: type[BaseException]) -> None:
+@pytest.mark.anyio
+@pytest.mark.parametrize("error", [asyncio.CancelledError, SystemExit, Stop, GeneratorExit])
+async def test_a_transport_that_cancels(error: type[BaseException]) -> None:
     """A transport that raises it has failed, and its batch goes again."""
     inner = atom_anyio.MemoryTransport()
     failed = []
@@ -78,10 +84,8 @@ def test_a_transport_that_cancels(error: type[BaseException]) -> None:
         async def aclose(self) -> None:
             pass
 
-    async def main() -> atom_anyio.Tracker:
-        return await _deliver(transport=Cancelling(), retry=RetryPolicy(base=0.001, cap=0.001))
-
-    statistics = anyio.run(main).statistics()
+    tracker = await _deliver(transport=Cancelling(), retry=RetryPolicy(base=0.001, cap=0.001))
+    statistics = tracker.statistics()
     assert (statistics.delivered, statistics.failures) == (2, 1)
 
 
