@@ -281,6 +281,9 @@ class Tracker(Intake[Receipt]):
         await self._wait_written(until)
         with self._lock:
             flush = core.close(now=self._loop.now())
+        # Ctrl-C may have ended the last sender, or asyncio cancelled all before they had begun.
+        if not self._scopes and core.state is not TrackerState.CLOSED:
+            self._start_sender()
         self._wake()
         await self._follow(flush, until - min(REPORT_TIME, timeout / 10))
         self._abandon()  # if there is nothing left of these events, others may still be waiting for records
@@ -416,6 +419,7 @@ class Tracker(Intake[Receipt]):
             self._reporter.put(command)
             return
         outcome: object
+        interrupt: BaseException | None = None
         try:
             given: Any = await self._transport.send(command.request, timeout=command.timeout)
             outcome = given
@@ -424,8 +428,10 @@ class Tracker(Intake[Receipt]):
         # A transport of the user's may raise anything; what cancels a task, too.
         except BaseException as error:
             if interrupts(error, task):
-                raise
-            if scope.cancel_called:  # it is cut off, whatever it makes of that
+                if isinstance(error, GeneratorExit):
+                    raise
+                interrupt = error  # stop() sends the batch again
+            elif scope.cancel_called:  # it is cut off, whatever it makes of that
                 return
             outcome = ConnectionFailed(f"the transport raised {type(error).__name__}: {error}")
         if not isinstance(outcome, (Reply, RemoteError)):
@@ -439,6 +445,8 @@ class Tracker(Intake[Receipt]):
         self._notify_progress()
         if self._keeping is not None:
             self._keeping.look()
+        if interrupt is not None:
+            raise interrupt
 
     def _wake(self) -> None:
         """Have an idle sender look for work.  The loop may call this outside of any task."""

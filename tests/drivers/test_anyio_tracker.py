@@ -27,6 +27,7 @@ from test_sync_tracker import CANARY
 from virtual import CORE_CALLS, PATIENCE, Guarded, VirtualTimeLoop, interrupting
 
 from atom_anyio import MemoryTransport, Tracker
+from atom_anyio._loop import interrupts
 from atom_sansio import (
     AuthKey,
     BacklogFull,
@@ -111,6 +112,26 @@ class Slow(MemoryTransport):
     async def send(self, request: Request, *, timeout: float) -> Reply:
         await anyio.sleep(self.latency)
         return await super().send(request, timeout=timeout)
+
+
+class Nursery:
+    """A transport with tasks of its own, in which *inner* sends."""
+
+    def __init__(self, inner: MemoryTransport) -> None:
+        self._inner = inner
+
+    async def send(self, request: Request, *, timeout: float) -> Reply:
+        replies = []
+
+        async def send() -> None:
+            replies.append(await self._inner.send(request, timeout=timeout))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(send)
+        return replies[0]
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
 
 
 def check(tracker: Tracker, transport: MemoryTransport, accepted: int, *, lost: int = 0) -> None:
@@ -383,6 +404,31 @@ class TestCutShort:
             assert [loss.reason for loss in losses] == [LossReason.STOPPED]
 
         run_virtually(main)
+
+    def test_ctrl_c_in_a_sender(self) -> None:
+        """Ctrl-C, which trio has raised in whatever task runs just then, ends the program; its batch goes again."""
+
+        class Interrupted(MemoryTransport):
+            async def send(self, request: Request, *, timeout: float) -> Reply:
+                if not sent:
+                    sent.append(request)
+                    raise KeyboardInterrupt
+                return await super().send(request, timeout=timeout)
+
+        async def main() -> None:
+            async with tracker:
+                await tracker.track("a", 1)
+                await anyio.sleep_forever()
+
+        for nursery in (False, True):
+            sent: list[Request] = []
+            transport = Interrupted()
+            options: Any = {"max_batch_events": 1, "retry": RetryPolicy(base=0.1, cap=0.1)}
+            tracker = Tracker(ENDPOINT, transport=Nursery(transport) if nursery else transport, **options)
+            with pytest.raises(BaseException, match="nursery") as raised:
+                run_on("trio", VIRTUAL["trio"](), main, patience=1e6)
+            assert interrupts(raised.value, None)
+            check(tracker, transport, 1)
 
     def test_transport_that_does_not_close(self, run_virtually: Any) -> None:
         """What a transport raises when it is closed passes as it is, when all else is done."""
