@@ -57,14 +57,15 @@ REPORT_TIME = 0.25
 """Seconds of a ``stop`` at most that are kept for telling ``on_loss`` what could not be sent."""
 
 CLOSE_TIME = 1.0
-"""Seconds that a transport has to close when stopping was cut short."""
+"""Seconds that a transport has to close, whatever time is left."""
 
 
 class Tracker(Intake[Receipt]):
     """Carries events to a collector in the background of an event loop.
 
     An async context manager; leaving it stops it, also under an exception or cancellation, within five
-    seconds.  Events of one stream and key arrive in the order they were tracked.
+    seconds, or a second more for a backlog or a transport that is slow to close.  Events of one stream and key
+    arrive in the order they were tracked.
 
     Args:
         endpoint: URL of the collector; the environment's ``ATOM_ENDPOINT`` if left out.
@@ -268,7 +269,8 @@ class Tracker(Intake[Receipt]):
 
         With a backlog nothing is lost: what is not confirmed is left there, for the next tracker that has it.
         A request in flight or a pause after a failure does not hold it up.  Stopping twice is harmless, and
-        so is cancelling it: leaving the context stops again.
+        so is cancelling it: leaving the context stops again.  It may take a second more than *timeout* to leave
+        events in a backlog, and another to close the transport.
 
         Args:
             timeout: seconds, at least 0; up to 0.25 of them are kept for calling ``on_loss``.
@@ -293,7 +295,8 @@ class Tracker(Intake[Receipt]):
         with anyio.CancelScope(deadline=until):
             await self._reporter.wait()
         self._reporter.close()
-        await self._transport.aclose()
+        with anyio.CancelScope(deadline=max(until, self._loop.now() + CLOSE_TIME)):
+            await self._transport.aclose()
         return flush.result
 
     async def _follow(self, flush: Flush | Receipt, until: float) -> None:

@@ -452,6 +452,26 @@ class TestCutShort:
 
         run_virtually(main)
 
+    @pytest.mark.parametrize("timeout", [0, 0.2, 5])
+    def test_transport_that_hangs_when_it_is_closed(self, run_virtually: Any, timeout: float) -> None:
+        """It has the time that is left, and a second at least."""
+
+        class Hanging(MemoryTransport):
+            async def aclose(self) -> None:
+                await anyio.sleep_forever()
+
+        async def main() -> None:
+            async with Tracker(ENDPOINT, transport=Hanging()) as tracker:
+                start = anyio.current_time()
+                await tracker.track("a", 1)
+                await tracker.flush()
+                await tracker.stop(timeout)
+                assert anyio.current_time() - start == pytest.approx(max(1, timeout))
+            assert anyio.current_time() - start == pytest.approx(max(1, timeout) + 5)
+            assert tracker.statistics().delivered == 1
+
+        run_virtually(main)
+
     def test_all_other_tasks(self) -> None:
         """A program that cancels all tasks but its own goes on, and so does its tracker."""
 
