@@ -104,6 +104,12 @@ class Tracker(Intake[Receipt]):
 
             self._keeping = Keeping(core, backlog, self._lock, self._loop, self._group, self._look_again)
         self._start_sender()
+        try:
+            with anyio.CancelScope(shield=True):
+                await checkpoint()  # a task that asyncio cancels before it has begun takes the whole group with it
+        except BaseException as error:  # asyncio's own cancel()
+            await self.__aexit__(type(error), error, error.__traceback__)
+            raise
         return self
 
     async def __aexit__(

@@ -491,6 +491,54 @@ class TestCutShort:
         for delay in (0.01, 0.5, 2):
             run_on("asyncio", VIRTUAL["asyncio"](), partial(main, delay), patience=1e6)
 
+    def test_all_other_tasks_at_once(self) -> None:
+        """So does one that does it as soon as it has entered the tracker."""
+
+        async def main() -> None:
+            transport = MemoryTransport()
+            async with Tracker(ENDPOINT, transport=transport) as tracker:
+                for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                    task.cancel()
+                await tracker.track("a", 1)
+                assert (await tracker.flush()).delivered == 1
+            check(tracker, transport, 1)
+
+        run_on("asyncio", VIRTUAL["asyncio"](), main, patience=1e6)
+
+    def test_task_cancel_while_entering(self) -> None:
+        """Whenever asyncio's own cancel() comes while a tracker is entered, it leaves no task."""
+
+        async def main(waits: int) -> bool:
+            async def program() -> None:
+                async with tracker:
+                    entered.append(True)
+                    await anyio.sleep_forever()
+
+            entered: list[bool] = []
+            closed: list[bool] = []
+            before = asyncio.all_tasks()
+
+            class Closing(MemoryTransport):
+                async def aclose(self) -> None:
+                    closed.append(True)
+
+            tracker = Tracker(ENDPOINT, transport=Closing())
+            task = asyncio.ensure_future(program())
+            for _ in range(waits):
+                await asyncio.sleep(0)
+            begun = tracker._core is not None
+            task.cancel()
+            await asyncio.wait([task])
+            assert task.cancelled()
+            assert asyncio.all_tasks() == before
+            assert bool(closed) == begun
+            return bool(entered)
+
+        waits = 0
+        while not run_on("asyncio", VIRTUAL["asyncio"](), partial(main, waits), patience=1e6):
+            waits += 1
+        assert waits > 1
+
 
 def living_tasks() -> int:
     """How many tasks there are."""
