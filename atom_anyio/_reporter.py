@@ -38,6 +38,7 @@ class Reporter:
         self._loop = loop
         self._waiting: deque[ReportLoss | ReportParked] = deque()
         self._scope: anyio.CancelScope | None = None
+        self._teller: int | None = None  # the task that calls on_loss
         self._all_told = anyio.Event()
         self._held = 0
         self._untold = 0
@@ -56,13 +57,13 @@ class Reporter:
             self._group.start_soon(self._run, self._scope, name="atom-reporter")
 
     async def wait(self) -> None:
-        """Wait until all is told."""
-        while self._scope is not None:
+        """Wait until all is told, unless ``on_loss`` itself asks."""
+        while self._scope is not None and self._teller != task_id():
             await self._all_told.wait()
 
     def close(self) -> None:
-        """Stop telling: what ``on_loss`` does not return from at once is logged."""
-        if self._scope is not None:
+        """Stop telling: what ``on_loss`` does not return from at once is logged.  One that asks itself goes on."""
+        if self._scope is not None and self._teller != task_id():
             self._scope.cancel()
 
     def log_rest(self) -> None:
@@ -75,7 +76,7 @@ class Reporter:
             self.log(too_slow(untold))
 
     async def _run(self, scope: anyio.CancelScope) -> None:
-        task = task_id()
+        self._teller = task = task_id()
         with scope:
             while self._waiting:
                 try:
@@ -89,7 +90,7 @@ class Reporter:
                     self._log_once(type(error), f"on_loss raised {type(error).__name__}", error)
                 self._drop()
         self.log_rest()  # it was closed, or asyncio's own cancel() has hit it
-        self._scope = None
+        self._scope = self._teller = None
         self._all_told.set()
 
     def _drop(self) -> ReportLoss | ReportParked:

@@ -1072,19 +1072,33 @@ class TestReports:
         ]
 
     def test_callback_that_stops(self, run_virtually: Any) -> None:
-        """A callback may stop the tracker it is called by."""
+        """A callback may stop the tracker it is called by, and which does not wait for it then."""
 
         async def main() -> None:
             async def on_loss(loss: Loss) -> None:
-                results.append(await tracker.stop())
+                if not told:
+                    start = anyio.current_time()
+                    results.append(await tracker.stop())
+                    assert anyio.current_time() == start
+                    assert transport.closed
+                told.append(loss.reason)
+
+            class Closing(MemoryTransport):
+                closed = False
+
+                async def aclose(self) -> None:
+                    await anyio.lowlevel.checkpoint()
+                    self.closed = True
 
             results: list[FlushResult] = []
-            transport = MemoryTransport([400])
+            told: list[LossReason] = []
+            transport = Closing([400])
             async with Tracker(ENDPOINT, transport=transport, max_batch_events=1, on_loss=on_loss) as tracker:
                 await tracker.track("a", 1)
                 await anyio.sleep(10)
                 assert results == [FlushResult(delivered=0, lost=0, pending=0)]
             check(tracker, transport, 1, lost=1)
+            assert told == [LossReason.REJECTED]
             assert tracker.statistics().lost == {LossReason.REJECTED: 1}
 
         run_virtually(main)
