@@ -92,7 +92,8 @@ class Tracker(Intake[Receipt]):
         self._idle: deque[anyio.Event] = deque()  # one for each sender that waits for work
         self._room = anyio.Event()  # a blocked track waits for it
         self._done = anyio.Event()  # flush and stop wait for it
-        self._followed: list[Flush | Receipt] = []
+        self._followed: list[Flush] = []
+        self._settled: deque[Receipt] = deque()  # those that somebody waits for
         self._senders = 0
         self._scopes: set[anyio.CancelScope] = set()
         self._group = await anyio.create_task_group().__aenter__()
@@ -171,7 +172,7 @@ class Tracker(Intake[Receipt]):
 
     def _decide(self, stream: str, line: bytes, auth_key: str | AuthKey | None, receipt: bool) -> Receipt | None:
         key = None if auth_key is None else AuthKey.of(auth_key)
-        given = Receipt(self._wait_for) if receipt else None
+        given = Receipt(self._settled) if receipt else None
         with self._lock:
             try:
                 if self._records:
@@ -183,9 +184,6 @@ class Tracker(Intake[Receipt]):
                 self._loop.call_soon(self._wake)  # what waits may be sent now, full batch or not
                 raise
         return given
-
-    async def _wait_for(self, receipt: Receipt) -> None:
-        await self._follow(receipt, math.inf)
 
     @overload
     async def track(self, stream: str, event: object, *, auth_key: str | AuthKey | None = None) -> None: ...
@@ -241,7 +239,7 @@ class Tracker(Intake[Receipt]):
         """Accept *event*, but for the record that it may need first."""
         if not self._records:
             return None, self.track_nowait(stream, event, auth_key=auth_key, receipt=receipt)
-        given = Receipt(self._wait_for) if receipt else None
+        given = Receipt(self._settled) if receipt else None
         line = encode_event(event)
         key = None if auth_key is None else AuthKey.of(auth_key)
         with self._lock:
@@ -305,7 +303,7 @@ class Tracker(Intake[Receipt]):
             await self._transport.aclose()
         return flush.result
 
-    async def _follow(self, flush: Flush | Receipt, until: float) -> None:
+    async def _follow(self, flush: Flush, until: float) -> None:
         """Wait for the outcome of all that *flush* follows, but not past *until*."""
         self._followed.append(flush)
         try:
@@ -481,6 +479,8 @@ class Tracker(Intake[Receipt]):
         if any(flush.done for flush in self._followed):
             self._done.set()
             self._done = anyio.Event()
+        while self._settled:
+            self._settled.popleft()._wake()
 
     async def _sender(self) -> None:
         # Shielded, so that what is in flight when the program is cancelled can still be confirmed by stop().

@@ -7,7 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import anyio
+import anyio.lowlevel
+import anyio.to_thread
 import pytest
+from test_anyio_tracker import cancelling
 
 import atom_anyio
 import atom_sync
@@ -98,6 +101,39 @@ async def test_await(tmp_path: Any, nowait: bool, level: str | None) -> None:
         with anyio.move_on_after(0):
             await third.wait()
         assert await third.wait() is Outcome.DELIVERED
+
+
+@pytest.mark.anyio
+async def test_only_who_can_go_on_is_woken() -> None:
+    """Of many that wait, those wait in peace whose event has no outcome yet; several may wait for one."""
+    counts: list[int] = []
+
+    async def wait(receipt: atom_anyio.Receipt) -> None:
+        counts.append(await cancelling(0, anyio.CancelScope(), receipt.wait()))
+
+    async with (
+        atom_anyio.Tracker(ENDPOINT, transport=atom_anyio.MemoryTransport(), max_batch_events=1) as tracker,
+        anyio.create_task_group() as group,
+    ):
+        for n in range(20):
+            receipt = tracker.track_nowait("s", n, receipt=True)
+            group.start_soon(wait, receipt)
+            group.start_soon(wait, receipt)
+    assert counts == [1] * 40
+
+
+@pytest.mark.anyio
+async def test_dropped_by_another_thread() -> None:
+    """Who waits for an event goes on when a thread's event has taken its room."""
+    options: Any = {"max_pending_events": 1, "on_full": "drop_oldest", "on_loss": lambda loss: None}
+    async with atom_anyio.Tracker(ENDPOINT, transport=atom_anyio.MemoryTransport(), **options) as tracker:
+        with anyio.fail_after(60):
+            async with anyio.create_task_group() as group:
+                receipt = tracker.track_nowait("s", 1, receipt=True)
+                group.start_soon(receipt.wait)
+                await anyio.lowlevel.checkpoint()
+                await anyio.to_thread.run_sync(tracker.track_nowait, "s", 2)
+        assert receipt.outcome is Outcome.LOST
 
 
 def test_nothing_is_made_without() -> None:
