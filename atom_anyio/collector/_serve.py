@@ -23,6 +23,8 @@ import anyio.to_thread
 import uvicorn
 from starlette.applications import Starlette
 
+from atom_anyio._call import Call
+from atom_anyio._loop import Loop
 from atom_sansio import Keyring
 from atom_sansio._shown import shown
 from atom_sansio._verify import Keys
@@ -115,15 +117,31 @@ class Collector:
         self._stop()
 
     async def __aenter__(self) -> str:
+        call = Call(Loop.running(), self.__enter__)
         with anyio.CancelScope(shield=True):  # it takes no time worth giving up
-            url = await anyio.to_thread.run_sync(self.__enter__)
-        return url  # noqa: RET504 - for mypy, the scope might swallow what is raised in it
+            try:
+                url = await anyio.to_thread.run_sync(call)
+            except anyio.get_cancelled_exc_class():  # asyncio's own cancel(), which comes through the shield
+                if not call.prevent():
+                    await call.end()
+                    await self._stop_in_thread()
+                raise
+        return url
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(self._stop)
+            await self._stop_in_thread()
+
+    async def _stop_in_thread(self) -> None:
+        call = Call(Loop.running(), self._stop)
+        threading.Thread(target=call, name="atom-collector-stop", daemon=True).start()
+        try:
+            await call.wait()
+        except anyio.get_cancelled_exc_class():
+            await call.end()
+            raise
 
     def _stop(self) -> None:
         self._server.should_exit = True

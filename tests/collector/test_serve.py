@@ -21,7 +21,7 @@ import pytest
 from click.testing import CliRunner
 from programs import envelope, program, request, texts
 
-from atom_anyio.collector import Collector, Store, StoreFailed, read_keyring
+from atom_anyio.collector import Collector, Store, StoreFailed, _serve, read_keyring
 from atom_anyio.collector._serve import listen, url_of
 from atom_sansio._receive import Refused, Submission, read_submission
 from atom_sync.cli import main
@@ -256,6 +256,37 @@ async def test_cancelled(anyio_backend: str) -> None:
                 await anyio.lowlevel.checkpoint()
         assert scope.cancelled_caught
         assert ours() == set()
+
+
+@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.parametrize("where", ["listen", "_run_in_thread"])
+def test_task_cancel_while_entering(monkeypatch: pytest.MonkeyPatch, where: str, times: int) -> None:
+    """However often asyncio's own cancel() comes while it is entered, nothing is left of it."""
+    begun, go_on = threading.Event(), threading.Event()
+    function = getattr(_serve, where)
+
+    def waits(*args: Any) -> Any:
+        begun.set()
+        assert go_on.wait(60)
+        return function(*args)
+
+    async def program() -> None:
+        async with Collector():
+            pass
+
+    async def main() -> None:
+        task = asyncio.ensure_future(program())
+        await asyncio.to_thread(begun.wait)
+        for _ in range(times):
+            task.cancel()
+            await asyncio.sleep(0.001)
+        go_on.set()
+        await asyncio.wait([task])
+        assert task.cancelled()
+
+    monkeypatch.setattr(_serve, where, waits)
+    asyncio.run(main())
+    assert ours() == set()
 
 
 def test_many_at_once() -> None:
