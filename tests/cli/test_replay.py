@@ -15,6 +15,7 @@ from subprocess import PIPE, Popen
 from typing import Any
 from urllib.request import urlopen
 
+import orjson
 import pytest
 from click.testing import CliRunner, Result
 
@@ -266,6 +267,17 @@ def test_many_letters(tmp_path: Path, collector: str, monkeypatch: pytest.Monkey
         it.flush(30)
     assert run(file, collector).exit_code == 0
     assert sorted(n for _, n, _ in stored(collector)) == list(range(5))
+
+
+@pytest.mark.parametrize("number", ["1e400", "7" * 5000, "NaN"])
+def test_rate_of_any_number(tmp_path: Path, collector: str, number: str) -> None:
+    """Numbers that no float holds do not keep a batch from being counted; what is no JSON is for the collector."""
+    path = tmp_path / "events.db"
+    leave(path, "later", orjson.Fragment(f'{{"n": {number}}}'), {"n": 1})
+    result = run(path, collector, "--rate", "1000")
+    delivered = 1 if number == "NaN" else 2
+    assert f"{delivered} of 2 events delivered" in result.output
+    assert result.exit_code == 2 - delivered
 
 
 def test_rate(file: Path, collector: str) -> None:
