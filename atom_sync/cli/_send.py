@@ -18,8 +18,10 @@ import orjson
 from atom_sansio import BacklogError, BacklogFull, EventError, element_texts
 from atom_sansio._request import check_stream
 from atom_sync import Tracker
+from atom_sync.backlog import Backlog, OpenBacklog
 
 from ._delivery import KEY_OPTIONS, Delivery, Losses, advising, read_key
+from ._shown import counted
 
 if TYPE_CHECKING:
     from atom_sansio import TrackerOptions
@@ -69,7 +71,8 @@ def send(file: Path, stream: str, endpoint: str, auth_key_env: str | None, timeo
     losses = Losses()
     try:
         # For this stream, since a key of the environment's for all or for this one must not go before it.
-        options: TrackerOptions = {"block_timeout": timeout, "backlog": backlog, "on_loss": losses}
+        kept = None if backlog is None else _Kept(backlog)
+        options: TrackerOptions = {"block_timeout": timeout, "backlog": kept, "on_loss": losses}
         if key is not None:
             options["auth_keys"] = {stream: key}
         tracker = Tracker(endpoint, **options)
@@ -94,14 +97,25 @@ def send(file: Path, stream: str, endpoint: str, auth_key_env: str | None, timeo
     now = tracker.statistics()
     of = job.events + now.restored
     before = f", {now.restored} of them from {backlog}" if now.restored else ""
-    delivery.say(f"{now.delivered} of {of} events delivered in {now.requests} requests{before}")
+    delivery.say(f"{now.delivered} of {counted(of, 'event')} delivered in {counted(now.requests, 'request')}{before}")
     for line in losses.lines():
         delivery.say(line)
-    if now.pending:
-        delivery.say(f"{now.pending} left in {backlog}")
+    if now.pending and kept is not None:
+        delivery.say(f"{counted(now.pending, 'event')} left in {kept.file}")
     if interrupted:
         sys.exit(130)
     sys.exit(1 if delivery.problems or now.delivered != of else 0)
+
+
+class _Kept(Backlog):
+    """Says which file it has: if another tracker has the one that was named, or it is no backlog, that is another."""
+
+    file: Path
+
+    def open(self, *, numbered: bool = True) -> OpenBacklog:
+        opened = super().open(numbered=numbered)
+        self.file = opened.path
+        return opened
 
 
 class _Job:

@@ -91,7 +91,7 @@ def test_sends_a_file(collector: str, tmp_path: Path) -> None:
     file.write_text("\n".join(lines) + "\n\n")
     result = send(collector, str(file))
     assert result.exit_code == 0, result.output
-    assert "5 of 5 events delivered in 1 requests" in result.output
+    assert "5 of 5 events delivered in 1 request\n" in result.output
     assert [row["text"] for row in stored(collector)] == [
         '{"id":1}',
         '{"n":123456789012345678901234567890,"x":1.10}',
@@ -161,7 +161,7 @@ def test_a_dead_collector_gives_up() -> None:
     """Where nobody listens it ends after the time-out and reports the loss."""
     result = send("http://127.0.0.1:9/", "-", "--timeout", "0.05", stdin=b'{"id":1}\n')
     assert result.exit_code == 1
-    assert "0 of 1 events delivered" in result.output
+    assert "0 of 1 event delivered" in result.output
     assert "1 lost, stopped" in result.output
 
 
@@ -227,7 +227,7 @@ def test_ctrl_c_again_hurries(monkeypatch: pytest.MonkeyPatch) -> None:
     result = send("http://127.0.0.1:9/", "-", "--timeout", "0.05", stdin=b'{"id":1}\n')
     assert result.exit_code == 130
     assert timeouts[1] < timeouts[0]
-    assert "0 of 1 events delivered" in result.output
+    assert "0 of 1 event delivered" in result.output
     assert "1 lost, stopped" in result.output
 
 

@@ -414,7 +414,7 @@ def test_sends_with_a_backlog(tmp_path: Path, collector: str) -> None:
     failed = send("http://127.0.0.1:9/", backlog, b'{"id":1}\n{"id":2}\n', "--timeout", "0.05")
     assert failed.exit_code == 1
     assert "0 of 2 events delivered" in failed.output
-    assert f"2 left in {backlog}" in failed.output
+    assert f"2 events left in {backlog}\n" in failed.output
     assert "lost" not in failed.output
     result = send(collector, backlog, b'{"id":3}\n')
     assert result.exit_code == 0, result.output
@@ -427,3 +427,12 @@ def test_sends_with_a_bad_backlog(tmp_path: Path) -> None:
     result = send("http://127.0.0.1:9/", tmp_path / "no" / "such", b"1\n")
     assert result.exit_code == 1
     assert "cannot be opened" in result.output
+
+
+def test_says_which_file_has_what_is_left(tmp_path: Path) -> None:
+    """Where the file is no backlog, or a tracker has it, that is a numbered one."""
+    backlog = tmp_path / "backlog.db"
+    backlog.write_text("notes")
+    foreign = send("http://127.0.0.1:9/", backlog, b'{"id":1}\n', "--timeout", "0.05")
+    assert f"1 event left in {backlog}.2\n" in foreign.output
+    assert backlog.read_text() == "notes"
