@@ -36,7 +36,7 @@ AT_ONCE: Final = 1000
 )
 @click.option("--sign-again", is_flag=True, help="Sign with these keys what was signed with others, or not at all.")
 @filter_options
-@click.option("--dry-run", is_flag=True, help="Only show what would be sent.")
+@click.option("--dry-run", is_flag=True, help="Only show what would be sent once no tracker has FILE.")
 @click.option(
     "--rate",
     type=click.FloatRange(min=0, min_open=True),
@@ -86,7 +86,8 @@ def replay(
     try:
         opened = Backlog(file, level=Level.DISK).open(numbered=False)
     except BacklogError as error:
-        raise click.ClickException(f"{error}; replay when that has ended") from None
+        advice = "; replay when that has ended" if error.__cause__ is None else ""  # else nobody has it
+        raise click.ClickException(f"{error}{advice}") from None
     try:
         skipped = _revive(opened, chosen, keys)
         with advising(f"{KEY_OPTIONS}, with --sign-again for another key"):
@@ -213,13 +214,18 @@ def _show(boxes: list[Box], chosen: Filter, keys: _Keys) -> None:
             pending[waiting.stream, waiting.fingerprint] += waiting.events
     for letter in (found.letter for found in chosen.find(boxes)):
         dead[letter.stream, letter.fingerprint] += letter.events
-    say(
-        f"would send {counted(pending.total(), 'pending event')} and {counted(dead.total(), 'event')} of dead letters",
-    )
     rows = []
+    kept_back = 0
     for stream, fingerprint in sorted({*pending, *dead}, key=lambda at: (at[0], at[1] or "")):
-        signer = keys.signs(stream, fingerprint) or "unsigned"
-        key = signer if keys.known(stream, fingerprint) else f"{signer} (not given)"
-        rows.append((stream, key, pending[stream, fingerprint], dead[stream, fingerprint]))
+        key = keys.signs(stream, fingerprint) or "unsigned"
+        row = pending[stream, fingerprint], dead[stream, fingerprint]
+        if not keys.known(stream, fingerprint):
+            key = f"{key} (not given)"
+            kept_back += sum(row)
+            del pending[stream, fingerprint], dead[stream, fingerprint]
+        rows.append((stream, key, *row))
+    but = f", but not {counted(kept_back, 'event')} whose key was not given" if kept_back else ""
+    letters = f"{counted(dead.total(), 'event')} of dead letters"
+    say(f"would send {counted(pending.total(), 'pending event')} and {letters}{but}")
     if rows:
         say_table(("stream", "key", "pending", "dead"), rows)
