@@ -69,6 +69,7 @@ def backlog(
     if show is not None:
         chosen = dataclasses.replace(chosen, labels=(show,))
     with open_boxes(file) as boxes:
+        chosen.check_labels(boxes)
         if show is not None:
             _show(show, chosen.find(boxes), as_json)
         elif to_list:

@@ -16,6 +16,8 @@ import click
 from atom_sansio import BacklogError, LossReason
 from atom_sync.backlog import Backlog, DeadLetters, Letter
 
+from ._shown import printable
+
 DAY: Final = 24 * 60 * 60.0
 """Seconds."""
 
@@ -66,6 +68,19 @@ class Filter:
                 found = Found(box, letter)
                 if self._takes(found):
                     yield found
+
+    def check_labels(self, boxes: list[Box]) -> None:
+        """Whether all letters that are asked for one by one are there.
+
+        Raises:
+            ClickException: one is not.
+        """
+        missing = set(self.labels)
+        for box in boxes if missing else ():
+            for letter in box.letters:
+                missing -= {Found(box, letter).label, letter.letter_id}
+        if missing:
+            raise click.ClickException(f"there is no dead letter {printable(min(missing))}")
 
     def _takes(self, found: Found) -> bool:
         letter = found.letter

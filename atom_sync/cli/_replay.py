@@ -80,6 +80,7 @@ def replay(
         raise click.ClickException(str(error)) from None
     keys = _Keys(options, sign_again)
     with open_boxes(file) as boxes:
+        chosen.check_labels(boxes)
         if dry_run:
             _show(boxes, chosen, keys)
             return

@@ -173,10 +173,12 @@ def test_one_letter_as_json(file: Path) -> None:
 
 
 def test_no_such_letter(file: Path) -> None:
-    """A letter that is not there is no success."""
-    result = run(file, "--show", "9\x1b")
-    assert result.exit_code == 1
-    assert "there is no dead letter 9\\x1b" in result.output
+    """A letter that is not there is no success, and nothing is done with those beside it."""
+    for arguments in (["--show", "9\x1b"], ["--letter", "1", "--letter", "9\x1b", "--erase", "--yes"]):
+        result = run(file, *arguments)
+        assert result.exit_code == 1
+        assert "there is no dead letter 9\\x1b" in result.output
+    assert ids(succeed(file, "--list", "--json")) == ["id-1", "id-2", "id-3", "id-4"]
 
 
 def test_export(file: Path, tmp_path: Path) -> None:

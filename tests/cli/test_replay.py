@@ -235,6 +235,15 @@ def test_a_tracker_that_is_running(file: Path, collector: str) -> None:
     assert state(file)[0] == 3
 
 
+def test_a_letter_that_is_not_there(file: Path, collector: str) -> None:
+    """It is an error, and nothing is sent; a real one beside it changes nothing."""
+    for more in ([], ["--dry-run"]):
+        result = run(file, collector, "--letter", "1", "--letter", "999", *more)
+        assert (result.exit_code, result.output) == (1, "Error: there is no dead letter 999\n")
+    assert stored(collector) == []
+    assert state(file) == (3, 2)
+
+
 def test_a_file_that_cannot_be_opened(file: Path, collector: str) -> None:
     """It says why, and not that anything will end."""
     lock = file.with_name(f"{file.name}-lock")
