@@ -14,7 +14,10 @@ def main() -> None:
         commands = _load()
     except KeyboardInterrupt:  # before click is there to see to it
         sys.exit(130)
-    commands()
+    try:
+        commands()
+    except OSError as error:  # standard output on a full disk, say; click sees to a pipe that has ended
+        sys.exit(f"Error: {error}")
 
 
 def _load() -> Callable[[], object]:

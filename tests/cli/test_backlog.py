@@ -172,6 +172,20 @@ def test_one_letter_as_json(file: Path) -> None:
     assert "expired, after" in succeed(file, "--show", "2")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no disk that is always full")
+@pytest.mark.parametrize("arguments", [[], ["--list"], ["--list", "--json"], ["--export", "-"], ["--show", "1"]])
+def test_full_disk(file: Path, arguments: list[str]) -> None:
+    """Output that cannot be written is an error, and no traceback."""
+    program = [sys.executable, "-c", "from atom_sync.cli import main; main()", "backlog", str(file), *arguments]
+    with Path("/dev/full").open("w") as full:
+        process = subprocess.run(program, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert process.returncode == 1
+    assert [line for line in process.stderr.splitlines() if line.startswith("Error")] == [
+        "Error: [Errno 28] No space left on device"
+    ]
+    assert "Traceback" not in process.stderr
+
+
 def test_no_such_letter(file: Path) -> None:
     """A letter that is not there is no success, and nothing is done with those beside it."""
     for arguments in (["--show", "9\x1b"], ["--letter", "1", "--letter", "9\x1b", "--erase", "--yes"]):
