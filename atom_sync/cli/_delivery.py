@@ -45,7 +45,10 @@ def read_key(variable: str | None) -> str | None:
 
 @contextmanager
 def advising(key: str) -> Iterator[None]:
-    """Let what a tracker logs meanwhile say where *key* comes from, rather than which method takes one."""
+    """Let what a tracker logs meanwhile say where *key* comes from, rather than which method takes one.
+
+    That is also where it says of a stream that its key was refused, or that it was not given.
+    """
 
     def advise(record: logging.LogRecord) -> bool:
         record.msg, record.args = record.getMessage().replace("set_auth_key()", key), ()
@@ -108,7 +111,7 @@ class Delivery:
             self.show()
             now = self._tracker.statistics()
             if now.parked and now.parked == now.lanes:
-                self.problem(f"gave up: the collector refuses the key, or it was not given ({KEY_OPTIONS})")
+                self.problem(f"gave up: all that is left waits for another key ({KEY_OPTIONS})")
                 return
             moved = now.accepted - now.pending > settled or self._paused()
             left = self._timeout if moved else left - TURN

@@ -153,7 +153,7 @@ def test_a_refused_key_gives_up(collector: str) -> None:
         input=io.BufferedReader(io.BytesIO(b'{"id":2}\n')),
     )
     assert other.exit_code == 1
-    assert "gave up: the collector refuses the key" in other.output
+    assert "gave up: all that is left waits for another key" in other.output
     assert "1 lost, stopped" in other.output
 
 
