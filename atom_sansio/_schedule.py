@@ -122,7 +122,7 @@ class Schedule:
         if lane.state is LaneState.FILLING:
             if lane.closed:
                 self.make_ready(lane)
-            elif lane.empty:  # a signal handler has raised before its first event was in it
+            else:  # it is empty: a signal handler has raised before its first event was in it
                 self.remove(lane)
 
     def make_all_due(self) -> None:

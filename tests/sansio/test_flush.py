@@ -86,6 +86,16 @@ def test_a_receipt_for_one_among_others() -> None:
     assert receipt.outcome is Outcome.DELIVERED
 
 
+def test_a_flush_that_an_event_has_joined_late() -> None:
+    """It hears of that event, or ends when all does."""
+    flush, left = Flush(1), Flush(1)
+    EventShare(flush, 0).settle(1, after=0, delivered=True)
+    assert flush.result == FlushResult(delivered=1, lost=0, pending=0)
+    EventShare(left, 0).leave(kept=False)
+    assert left.done
+    assert left.result == FlushResult(delivered=0, lost=0, pending=1)
+
+
 def test_a_receipt_of_what_may_not_be_kept() -> None:
     """When all ends it has no outcome before its event is known to be kept, or is lost."""
     receipt = Receipt()

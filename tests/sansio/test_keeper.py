@@ -564,6 +564,15 @@ def test_a_record_that_comes_while_the_last_is_looked_for(keeper: Keeper, lane: 
     assert recording.last is unheard
 
 
+def test_taken_back_again(keeper: Keeper, lane: Lane) -> None:
+    """What a signal handler has cut short, just after the record was out of the queue, is done by doing it again."""
+    recording = Recording(keeper)
+    recording.add(it := record(lane), 0.0)
+    recording._queue.clear()
+    assert recording.take_back(it)
+    assert it.state is RecordState.REFUSED
+
+
 def test_records_put_off(keeper: Keeper, lane: Lane) -> None:
     """What nobody came to write comes again as it was; what is written is not, though nobody has said so to the end."""
     recording = Recording(keeper)
