@@ -98,6 +98,9 @@ class Records:
     # Not frozen as the others are: to make one that is takes three times as long, and there is one for each event.
     generation: int
     data: bytes = field(repr=False)
+    appended: bool = field(default=False, compare=False)
+    """Whether that is done.  A backlog's ``append`` says so as the last thing that it does: CPython 3.10 runs signal
+    handlers when a function returns, and one that raises there lets its caller do nothing more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

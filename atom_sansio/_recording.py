@@ -71,6 +71,7 @@ class _Given(Records):
     def __init__(self, generation: int, data: bytes, members: tuple[Record, ...], numbers: dict[Address, int]) -> None:
         self.generation = generation
         self.data = data
+        self.appended = False
         self.members = members
         self.numbers = numbers
         """Of the last one of each address."""

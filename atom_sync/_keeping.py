@@ -156,7 +156,6 @@ class Keeping:
         call: _Call | None = None
         record: Record | None = None
         records: Records | None = None
-        written = False
         try:
             while True:
                 with self._lock:
@@ -197,15 +196,14 @@ class Keeping:
                 began = self._now() if self._shares else 0.0
                 try:
                     self._backlog.append(records)
-                    written = True
+                    records.appended = True  # as our own backlog has said itself, before a handler might raise
                 except OSError as error:
-                    if error.errno is None:  # a handler's own, such as a TimeoutError
+                    if error.errno is None or records.appended:  # a handler's own, such as a TimeoutError
                         raise
                     trouble = _words(error)
                 with self._lock:
                     self._appended(trouble)
                     self._writer = records = None
-                    written = False
                     if self._shares:
                         self._company = self._present(record) if trouble is None else 1
                         self._patience = min(self._now() - began, PATIENCE)
@@ -217,7 +215,7 @@ class Keeping:
         except BaseException:  # Ctrl-C, say, or a time limit, wherever it comes
             with self._lock:
                 if self._writer == me and not interrupts:
-                    if written and self._core.writes_records:
+                    if records is not None and records.appended and self._core.writes_records:
                         self._core.records_written(now=self._now())
                     self._writer = None
                 self._put_off()
@@ -451,7 +449,7 @@ class Keeping:
                 try:
                     self._backlog.append(command)
                 except Exception as error:
-                    trouble = _words(error)
+                    trouble = None if command.appended else _words(error)
                 with self._lock:
                     self._appended(trouble)
                     self._writer = None

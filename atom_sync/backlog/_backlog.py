@@ -140,7 +140,8 @@ class OpenBacklog:
         self._others = others
         self._open = True
         self.append: Callable[[Records], None] = own.append
-        """Write records, as the level says.  OSError: they are not written; none of them counts."""
+        """Write records, as the level says, and mark them as appended at the very end.  OSError: they are not written;
+        none of them counts."""
         self.level = own.level
         """What an accepted event survives."""
         self._where: dict[str, Segment] = {}  # batches in the others

@@ -73,6 +73,7 @@ class Tails:
                 self._distrusted = False
             self._size += size  # without a call until the end, in which a signal handler might raise
             self._doubtful = False
+            records.appended = True
         except BaseException:  # one may raise before
             with contextlib.suppress(OSError):
                 self._cut_off()

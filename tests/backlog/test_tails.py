@@ -97,10 +97,12 @@ def test_short_writes(tmp_path: Path, disk: FaultyDisk, sync: bool) -> None:
 def test_a_full_disk(tmp_path: Path, disk: FaultyDisk, taken: int) -> None:
     """However much was taken of what is refused then, none of it counts, and what comes after it does."""
     tails = Tails(tmp_path / "b", sync=False)
-    tails.append(records(1, lines_of(1)))
+    first, refused = records(1, lines_of(1)), records(2, lines_of("refused"), lines_of("refused, too"))
+    tails.append(first)
     disk.writes = [taken, full()]
     with pytest.raises(OSError, match="No space"):
-        tails.append(records(2, lines_of("refused"), lines_of("refused, too")))
+        tails.append(refused)
+    assert (first.appended, refused.appended) == (True, False)
     assert read(tmp_path / "b") == ([lines_of(1)], 0)
     tails.append(records(2, lines_of(2)))
     tails.close()
