@@ -107,8 +107,13 @@ class Tracker(Intake[Receipt]):
         if options.backlog is not None:
             _load_backlog()
         self._begin()
-        self._open()
-        _live.add(self)
+        try:
+            self._open()
+            _live.add(self)
+        except BaseException:  # Ctrl-C, say, when it is at work already
+            if "_core" in self.__dict__:
+                self.stop(0)
+            raise
 
     def _begin(self) -> None:
         """Be as when it was built, but for the core, which :meth:`_open` makes."""
@@ -141,34 +146,33 @@ class Tracker(Intake[Receipt]):
             from .backlog import open_backlog  # see _load_backlog()
 
             backlog = open_backlog(self._options.backlog)
-        core = self._new_core(None if backlog is None else backlog.level)
-        for stream, key in self._new_keys.items():
-            core.set_auth_key(stream, key, now=self._clock.now())
-        if backlog is not None:
-            from ._keeping import Keeping
+        keeping = None
+        try:
+            core = self._new_core(None if backlog is None else backlog.level)
+            for stream, key in self._new_keys.items():
+                core.set_auth_key(stream, key, now=self._clock.now())
+            if backlog is not None:
+                from ._keeping import Keeping
 
-            try:
                 core.restore(backlog.recover(), now=self._clock.now())
-            except BaseException:
+                keeping = Keeping(
+                    core,
+                    backlog,
+                    self._lock,
+                    self._clock,
+                    self._work_came,
+                    block_timeout=self._options.block_timeout,
+                    may_wait=self._may_wait,
+                )
+        except BaseException:
+            if backlog is not None:
                 backlog.close()
-                raise
-            self._keeping = Keeping(
-                core,
-                backlog,
-                self._lock,
-                self._clock,
-                self._work_came,
-                block_timeout=self._options.block_timeout,
-                may_wait=self._may_wait,
-            )
-        self._take_up(core)
+            raise
+        # Without a call, in which a handler might raise; the core last, since others look for it without the lock.
+        self._keeping, self._lanes, self._late, self._core = keeping, core.lanes, core.late, core
         if backlog is not None:
             with self._lock:
                 self._work_came()
-
-    def _take_up(self, core: TrackerCore) -> None:
-        self._lanes, self._late = core.lanes, core.late
-        self._core = core  # the last, since others look for it without the lock
 
     def _new_core(self, level: Level | None) -> TrackerCore:
         clock = self._clock
@@ -265,7 +269,8 @@ class Tracker(Intake[Receipt]):
         cut = until - min(REPORT_TIME, timeout / 10)
         with self._lock:
             if "_core" not in self.__dict__:  # a forked child that needed none makes no file to close it
-                self._take_up(self._new_core(None))
+                core = self._new_core(None)
+                self._lanes, self._late, self._core = core.lanes, core.late, core
         flush = self._send_rest(cut)
         self._give_up_rest()
         self._finish(max(until, self._now() + CLOSE_TIME), cut)

@@ -110,6 +110,9 @@ class Backlog:
                     own = segment
                 else:
                     others.append(segment)
+            if own is None:
+                raise BacklogError(f"the backlog {self._path} and all {MAX_SEGMENTS} others of that name are in use")
+            return OpenBacklog(own, others)
         except BaseException as error:
             for segment in (own, *others):
                 if segment is not None:
@@ -117,9 +120,6 @@ class Backlog:
             if isinstance(error, (OSError, *tables.ERRORS)):
                 raise BacklogError(f"the backlog {self._path} cannot be opened: {error}") from error
             raise
-        if own is None:
-            raise BacklogError(f"the backlog {self._path} and all {MAX_SEGMENTS} others of that name are in use")
-        return OpenBacklog(own, others)
 
 
 def open_backlog(backlog: Backlog | str | os.PathLike[str]) -> OpenBacklog:

@@ -33,9 +33,11 @@ from atom_sansio import (
 from atom_sansio._messages import Origin
 from atom_sansio._tracker import TrackerCore
 from atom_sync import MemoryTransport, Tracker, _late_imports
+from atom_sync._clock import Clock
+from atom_sync._keeping import Keeping
 from atom_sync._tracker import _begin_all_in_child
 from atom_sync._transport import SocketTransport
-from atom_sync.backlog import Backlog, open_backlog
+from atom_sync.backlog import Backlog, OpenBacklog, open_backlog
 
 
 @pytest.fixture(autouse=True)
@@ -939,6 +941,43 @@ class TestOpening:
         with pytest.raises(AssertionError):
             Tracker(ENDPOINT, transport=MemoryTransport(), backlog=disk)
         assert disk.closed
+
+    @pytest.mark.parametrize(
+        ("owner", "name"),
+        [
+            (OpenBacklog, "__init__"),
+            (Tracker, "_new_core"),
+            (TrackerCore, "restore"),
+            (OpenBacklog, "recover"),
+            (Keeping, "__init__"),
+            (Tracker, "_work_came"),
+            (Clock, "start"),
+        ],
+    )
+    def test_that_is_interrupted(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: type, name: str) -> None:
+        """Ctrl-C while a tracker is made, wherever it comes, leaves the file to the next one."""
+        path = tmp_path / "events.db"
+        with Tracker(ENDPOINT, transport=down(), backlog=path) as tracker:
+            tracker.track("a", 1)
+            tracker.stop(0)
+
+        real, raised = getattr(owner, name), []
+
+        def interrupted(*args: Any, **options: Any) -> Any:
+            if not raised:
+                raised.append(1)
+                raise KeyboardInterrupt
+            return real(*args, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                Tracker(ENDPOINT, transport=down(), backlog=path)
+        opened = Backlog(path).open(numbered=False)
+        opened.close()
+        with Tracker(ENDPOINT, transport=down(), backlog=path) as tracker:
+            assert tracker.statistics().restored == 1
+            tracker.stop(0)
 
     def test_two_at_once(self, tmp_path: Path) -> None:
         """A second tracker has a file of its own, and the next one sends what both have left."""
