@@ -15,9 +15,9 @@ from ._clock import Clock
 def stop_on_signals(stop: Callable[[], object], interrupted: Callable[[], bool], clock: Clock) -> Callable[[], None]:
     """Put a handler before those that are there; return what takes it away again.
 
-    When it is called it puts those back, calls *stop*, and hands the signal on to them.  If *interrupted*
-    says that the signal came in the middle of a call that *stop* must not cut into, a thread does so, which
-    can wait for the end of that call, and then sends the signal again.
+    When it is called it puts those back, calls *stop*, and hands the signal on to them, whatever *stop*
+    raises.  If *interrupted* says that the signal came in the middle of a call that *stop* must not cut
+    into, a thread does so, which can wait for the end of that call, and then sends the signal again.
 
     Raises:
         ValueError: not in the main thread; nothing was changed.
@@ -29,18 +29,22 @@ def stop_on_signals(stop: Callable[[], object], interrupted: Callable[[], bool],
         signal.signal(signum, signal.SIG_DFL if before is None else before)
 
         def stop_and_send_again() -> None:
-            stop()
-            os.kill(os.getpid(), signum)
+            try:
+                stop()
+            finally:
+                os.kill(os.getpid(), signum)
 
         if interrupted():
             with contextlib.suppress(RuntimeError):  # no thread can be started: the process ends anyway
                 clock.start(stop_and_send_again, "atom-signal")
             return
-        stop()
-        if callable(before):
-            before(signum, frame)
-        elif before == signal.SIG_DFL:
-            os.kill(os.getpid(), signum)
+        try:
+            stop()
+        finally:
+            if callable(before):
+                before(signum, frame)
+            elif before == signal.SIG_DFL:
+                os.kill(os.getpid(), signum)
 
     def undo() -> None:
         for signum, before in previous.items():

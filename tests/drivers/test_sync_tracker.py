@@ -754,6 +754,26 @@ class TestSignals:
         assert order == ["stop", "previous"]
         assert targets == []
 
+    @pytest.mark.parametrize("in_a_thread", [False, True])
+    def test_stop_that_raises(self, in_a_thread: bool) -> None:
+        """The signal is handed on even if stop() raises, as what cuts into it may."""
+        targets: list[Callable[[], None]] = []
+
+        class InTheEnd(Clock):
+            def start(self, target: Callable[[], None], name: str) -> None:
+                targets.append(target)
+
+        def stop() -> None:
+            raise OSError("closed badly")
+
+        seen: list[int] = []
+        signal.signal(signal.SIGTERM, lambda signum, frame: seen.append(signum))
+        stop_on_signals(stop, lambda: in_a_thread, InTheEnd())
+        with pytest.raises(OSError, match="closed badly"):  # noqa: PT012 - the thread is what the second one is for
+            signal.raise_signal(signal.SIGTERM)
+            targets.pop()()
+        assert seen == [signal.SIGTERM]
+
     def test_no_thread_to_wait_in(self) -> None:
         """If no thread can be started then, the process is about to end anyway."""
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
