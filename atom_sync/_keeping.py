@@ -334,9 +334,11 @@ class Keeping:
         try:
             self._clock.start(self._work, "atom-backlog")
             self.alone = False
-        except RuntimeError:  # the interpreter shuts down and starts no more threads
+        except BaseException as error:
             self._worker = None
-            self.alone = True
+            if not isinstance(error, RuntimeError):  # a signal handler's, and the thread may have been started or not
+                raise
+            self.alone = True  # the interpreter shuts down and starts no more threads
 
     def finish(self, until: float) -> None:
         """Have all that is left done, now that the core is closed, and the backlog closed.
@@ -397,7 +399,11 @@ class Keeping:
     # -- the worker -----------------------------------------------------------------------------------
 
     def _work(self) -> None:
-        self._worker = threading.get_ident()
+        with self._lock:
+            if self._worker:  # there is another: _ask() was left when it had started this one
+                return
+            self._worker = threading.get_ident()
+            self.alone = False
         while (command := self._next()) is not None:
             try:
                 self.perform(command)

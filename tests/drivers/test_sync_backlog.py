@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -685,6 +686,38 @@ class TestStop:
             clock.sleep(1)
             assert "atom-backlog" in clock.started
             tracker.stop()
+        assert disk.closed
+
+    @pytest.mark.parametrize("started", [False, True])
+    @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+    def test_interrupted_while_a_worker_is_started(self, error: type[BaseException], started: bool) -> None:
+        """Ctrl-C just before or after the worker is started leaves one worker, not none for ever, nor two."""
+
+        class Interrupted(VirtualClock):
+            def start(self, target: Callable[[], None], name: str) -> None:
+                interrupted = name == "atom-backlog" and name not in self.started and not raised
+                if started or not interrupted:
+                    super().start(target, name)
+                if interrupted:
+                    raised.append(1)
+                    raise error
+
+        raised: list[int] = []
+        transport = MemoryTransport()
+        with Interrupted() as clock:
+            disk = Disk("memory")
+            tracker = make_tracker(clock, transport=transport, backlog=disk)
+            with suppress(KeyboardInterrupt), tracker._lock:
+                tracker._keeping._ask()  # type: ignore[union-attr]
+            for n in range(2):
+                tracker.track("a", n)
+                tracker.flush(1)
+            assert raised == [1]
+            assert clock.others.count("atom-backlog") == 1
+            assert events_of(transport) == [0, 1]
+            tracker.stop()
+            clock.sleep(1)
+            assert clock.others == []
         assert disk.closed
 
 
