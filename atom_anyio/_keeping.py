@@ -36,6 +36,12 @@ T = TypeVar("T")
 
 TOO_SLOW: Final = "it does not answer"
 
+TOO_LATE: Final = "the backlog has been busy with other records for too long"
+
+WELL: Final = 0.1
+"""Seconds that a disk may be busy and well: for so long a record waits behind others, however short ``block_timeout``
+is, since two calls at the same time are no trouble."""
+
 CLOSE_TIME: Final = 1.0
 """Seconds that even a ``stop`` without time has to leave the rest in the backlog.  A disk that is well takes less."""
 
@@ -107,17 +113,20 @@ class Keeping:
             BacklogFull: it is not written by *until*, or ``on_full`` does not let this call wait.
         """
         self._start()
+        until_idle = max(until, self._loop.now() + WELL) if may_wait else math.inf
         try:
             while record.state is not RecordState.ACCEPTED:
                 if record.state is RecordState.REFUSED:
                     raise BacklogFull(record.trouble)
-                late = self._loop.now() >= until or not may_wait
-                if record.trouble and late and self._take_back(record):
-                    raise BacklogFull(record.trouble)
-                # What is being written is not to be called off; that it takes long is not to be feared.
+                if record.trouble:
+                    deadline = until if may_wait else -math.inf
+                else:
+                    deadline = until_idle if self._core.writes_records else math.inf
+                if self._loop.now() >= deadline and self._take_back(record):
+                    raise BacklogFull(record.trouble or TOO_LATE)
+                # What is being written is not to be called off.
                 writing = record.state is RecordState.WRITING
-                patient = writing or not record.trouble
-                with anyio.CancelScope(deadline=math.inf if patient else until, shield=writing):
+                with anyio.CancelScope(deadline=math.inf if writing else deadline, shield=writing):
                     await self._written.wait()
         except anyio.get_cancelled_exc_class():
             with anyio.CancelScope(shield=True):

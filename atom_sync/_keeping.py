@@ -34,6 +34,12 @@ may have let its wake-up pass."""
 PATIENCE: Final = 1e-3
 """Seconds that a call waits at most for others that shared a sync with it the last time, to share the next one."""
 
+WELL: Final = 0.1
+"""Seconds that a disk may be busy and well: for so long a record waits behind others, however short ``block_timeout``
+is, since two calls at the same time are no trouble."""
+
+TOO_LATE: Final = "the backlog has been busy with other records for too long"
+
 TOO_SLOW: Final = "it does not answer, and may have some of them all the same"
 
 
@@ -64,7 +70,7 @@ class _Call:
 
     def __init__(self, until: float | None = None) -> None:
         self.until = until
-        """When it waits no more for a disk that does not take its record."""
+        """When it waits no more for a disk that does not take its record, or that is busy with others."""
         self.alone_at: float | None = None
         """When it waits no more for others that may write with it."""
         self.wake = inf
@@ -103,6 +109,7 @@ class Keeping:
         self._work_came = work_came
         self._block_timeout = block_timeout
         self._may_wait = may_wait
+        self._spare_time = 0.0 if block_timeout is None else max(0.0, WELL - block_timeout)
         self._asked = threading.Condition(lock)  # the worker waits for it
         self._calls: dict[Record, _Call] = {}
         self._written = threading.Condition(lock)  # who waits for all to be written waits for it
@@ -287,17 +294,21 @@ class Keeping:
     def _may_wait_on(self, record: Record, call: _Call) -> bool:
         """Whether *call* is to wait for something to happen to *record*; if not, that is taken back."""
         now = self._now()
-        call.wake = now + LOOK_AGAIN
+        if call.until is None:
+            call.until = self._until(now)
+        retry: float | None = None
         if record.trouble:
-            if call.until is None:
-                call.until = self._until(now)
-            if (now >= call.until or not self._may_wait()) and self._core.take_back(record):
-                return False
+            until = call.until
+            late = now >= until or not self._may_wait()
             retry = self._core.next_backlog_deadline()
-            wakes = [when for when in (call.until, retry) if when is not None and when > now]
-            call.wake = min([*wakes, call.wake])
-        elif call.alone_at is not None and call.alone_at > now:
-            call.wake = call.alone_at
+        else:
+            until = call.until + self._spare_time
+            late = now >= until and self._writer is not None and self._may_wait()
+        if late and self._core.take_back(record):
+            record.trouble = record.trouble or TOO_LATE
+            return False
+        wakes = [when for when in (until, call.alone_at, retry) if when is not None and when > now]
+        call.wake = min([*wakes, now + LOOK_AGAIN])
         call.gate = self._clock.gate()
         self._calls[record] = call
         return True
