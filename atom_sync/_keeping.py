@@ -117,7 +117,9 @@ class Keeping:
         self._writer: int | None = None  # the thread that writes for all who wait
         self._worker: int | None = None  # the thread that does all the rest; 0 for one that has not begun yet
         self._woken = False  # since the worker looked
-        self._at_work: BacklogCommand | None = None
+        self._at_work: dict[
+            int, BacklogCommand
+        ] = {}  # what each thread does, be it the worker or, without one, a sender
         self._finished = self._given_up = self._closing = self._closed = self._left = False
         self._shares = backlog.level is Level.DISK  # syncs, which take longer than all else
         self._company = 1  # calls that are likely to come by soon: so many have just come
@@ -368,9 +370,9 @@ class Keeping:
                 if self._writer == threading.get_ident():  # a handler stops what it interrupts
                     return
                 self._wait_written(until)
-            if others and not self._closed and not self.records:
-                self._give_up()
             if others or not self._idle:
+                if not self._closed and not self.records:
+                    self._give_up()
                 return
         self._close()
 
@@ -379,10 +381,10 @@ class Keeping:
         if self._given_up:
             return
         self._given_up = True
-        update = self._at_work if isinstance(self._at_work, UpdateBacklog) else self._next_work()
-        while update is not None:
+        under_way = any(isinstance(command, UpdateBacklog) for command in self._at_work.values())
+        while under_way or self._core.next_backlog_command(now=self._now(), records=False) is not None:
             self._core.backlog_failed(TOO_SLOW, now=self._now())
-            update = self._next_work()
+            under_way = False
         self._work_came()
 
     def next_command(self) -> BacklogCommand | None:
@@ -393,8 +395,10 @@ class Keeping:
     def _next_work(self) -> BacklogCommand | None:
         self._put_off()
         command = self._core.next_backlog_command(now=self._now(), records=self._unheard)
-        if isinstance(command, Records):
-            self._writer = threading.get_ident()
+        if command is not None:
+            self._at_work[threading.get_ident()] = command
+            if isinstance(command, Records):
+                self._writer = threading.get_ident()
         return command
 
     @property
@@ -416,14 +420,7 @@ class Keeping:
             self._worker = threading.get_ident()
             self.alone = False
         while (command := self._next()) is not None:
-            try:
-                self.perform(command)
-            finally:
-                with self._lock:
-                    self._at_work = None
-                    woken = self._end_writing()
-                for call in woken:
-                    self._clock.open(call.gate)
+            self.perform(command)
         self._close()
 
     def _next(self) -> BacklogCommand | None:
@@ -432,7 +429,6 @@ class Keeping:
                 self._woken = False
                 command = self._next_work()
                 if command is not None:
-                    self._at_work = command
                     return command
                 deadline = self._core.next_backlog_deadline(records=self._unheard)
                 if self._finished and self._idle:
@@ -443,7 +439,7 @@ class Keeping:
 
     @property
     def _idle(self) -> bool:
-        return self._writer is None and self._at_work is None and self._core.next_backlog_deadline() is None
+        return self._writer is None and not self._at_work and self._core.next_backlog_deadline() is None
 
     def _close(self) -> None:
         with self._lock:
@@ -458,7 +454,17 @@ class Keeping:
                 self._clock.notify_all(self._written)
 
     def perform(self, command: BacklogCommand) -> None:
-        """Do it, and tell the core."""
+        """Do it, tell the core, and let go on who waits for that."""
+        try:
+            self._perform(command)
+        finally:
+            with self._lock:
+                self._at_work.pop(threading.get_ident(), None)
+                woken = self._end_writing()
+            for call in woken:
+                self._clock.open(call.gate)
+
+    def _perform(self, command: BacklogCommand) -> None:
         match command:
             case Records():
                 # That somebody left who interrupted another call, or that the disk did not take before.

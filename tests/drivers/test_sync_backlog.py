@@ -664,6 +664,31 @@ class TestStop:
         assert "no space left" in losses[0].message
         assert disk.closed
 
+    def test_no_worker_and_a_disk_that_does_not_answer(self) -> None:
+        """stop() does not close a backlog while a sender, for want of a worker, is at its disk."""
+
+        class Scarce(VirtualClock):
+            def start(self, target: Callable[[], None], name: str) -> None:
+                if name == "atom-backlog":
+                    raise RuntimeError("can't create new thread")
+                super().start(target, name)
+
+        for seconds in (1.0, 100.0):
+            with Scarce() as clock:
+                disk = Disk("memory", takes=lambda method: seconds, sleep=clock.sleep)  # noqa: B023
+                losses: list[Loss] = []
+                tracker = make_tracker(clock, transport=down(), backlog=disk, max_batch_events=1, on_loss=losses.append)
+                tracker.track("a", 1)
+                clock.sleep(0.5)
+                assert disk.calls == ["update"]
+                result = tracker.stop(0.1)
+                assert clock.now() <= 2.0
+                assert disk.closed == (seconds == 1.0)
+                assert result.lost == (seconds == 100.0)
+                clock.sleep(300)
+                assert len(losses) == result.lost
+                assert disk.events() == [1]
+
     def test_no_worker_for_a_while(self) -> None:
         """Where a worker cannot be started now and then, senders do its work, and it is started later."""
 
