@@ -119,7 +119,8 @@ async def test_only_who_can_go_on_is_woken() -> None:
             receipt = tracker.track_nowait("s", n, receipt=True)
             group.start_soon(wait, receipt)
             group.start_soon(wait, receipt)
-    assert counts == [1] * 40
+    assert len(counts) == 40
+    assert max(counts) == 1
 
 
 @pytest.mark.anyio
