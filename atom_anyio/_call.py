@@ -5,11 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import anyio
 
 from ._loop import Loop
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 T = TypeVar("T")
 
@@ -35,15 +38,14 @@ class Call(Generic[T]):
     def __call__(self) -> T:
         """Make the call."""
         if self.prevent():
-            try:
-                self._given.append(self.call(*self._args))
-            except BaseException as error:
-                self.error = error
-            self._ended.set()
-            if self._tell is not None:
-                with suppress(RuntimeError):  # the loop has come to its end
-                    self._loop.call_soon(self._tell)
+            self._make()
         return self._result()
+
+    def start(self, name: str) -> Self:
+        """Have a thread of its own make the call: a daemon, so that one that hangs does not keep the process alive."""
+        self.prevent()
+        threading.Thread(target=self._make, name=name, daemon=True).start()
+        return self
 
     def prevent(self) -> bool:
         """Have the call not made; False if a thread has begun with it."""
@@ -70,6 +72,16 @@ class Call(Generic[T]):
     def join(self) -> None:
         """Wait, in a thread, until the one that has begun with the call has ended."""
         self._ended.wait()
+
+    def _make(self) -> None:
+        try:
+            self._given.append(self.call(*self._args))
+        except BaseException as error:
+            self.error = error
+        self._ended.set()
+        if self._tell is not None:
+            with suppress(RuntimeError):  # the loop has come to its end
+                self._loop.call_soon(self._tell)
 
     def _result(self) -> T:
         if self.error is not None:

@@ -167,7 +167,7 @@ class Keeping:
         if not self._closed:
             self._closed = True
             with suppress(RuntimeError):  # no thread can be started any more: the process ends
-                threading.Thread(target=self._close_late, name="atom-backlog", daemon=True).start()
+                Call(self._loop, self._close_late).start("atom-backlog")
         with self._lock:
             while self._core.next_records(now=math.inf) is not None:
                 self._core.records_refused(TOO_SLOW, now=self._loop.now())

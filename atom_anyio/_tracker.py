@@ -371,9 +371,8 @@ class Tracker(Intake[Receipt]):
                 opened = await anyio.to_thread.run_sync(call, limiter=anyio.CapacityLimiter(1))
             except anyio.get_cancelled_exc_class():  # asyncio's own cancel(), which comes through the shield
                 if not call.prevent():
-                    closing = Call(self._loop, (await call.end())[0].close)
-                    threading.Thread(target=closing, name="atom-backlog", daemon=True).start()
-                    await closing.end()
+                    backlog, _ = await call.end()
+                    await Call(self._loop, backlog.close).start("atom-backlog").end()
                 raise
         return opened
 

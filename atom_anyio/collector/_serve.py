@@ -135,8 +135,7 @@ class Collector:
             await self._stop_in_thread()
 
     async def _stop_in_thread(self) -> None:
-        call = Call(Loop.running(), self._stop)
-        threading.Thread(target=call, name="atom-collector-stop", daemon=True).start()
+        call = Call(Loop.running(), self._stop).start("atom-collector-stop")
         try:
             await call.wait()
         except anyio.get_cancelled_exc_class():
