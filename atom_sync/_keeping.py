@@ -117,9 +117,8 @@ class Keeping:
         self._writer: int | None = None  # the thread that writes for all who wait
         self._worker: int | None = None  # the thread that does all the rest; 0 for one that has not begun yet
         self._woken = False  # since the worker looked
-        self._at_work: dict[
-            int, BacklogCommand
-        ] = {}  # what each thread does, be it the worker or, without one, a sender
+        # What each thread does, be it the worker or, without one, a sender.
+        self._at_work: dict[int, BacklogCommand] = {}
         self._finished = self._given_up = self._closing = self._closed = self._left = False
         self._shares = backlog.level is Level.DISK  # syncs, which take longer than all else
         self._company = 1  # calls that are likely to come by soon: so many have just come
