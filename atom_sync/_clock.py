@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from functools import cached_property
 
 from ._late_imports import whole_imports
 
@@ -22,13 +21,14 @@ class Clock:
         """What to add to :meth:`now` to get Unix seconds."""
         return time.time() - time.monotonic()
 
-    @cached_property
-    def unit(self) -> Callable[[], float]:
-        """Gives a draw from [0, 1)."""
+    def unit(self) -> float:
+        """A draw from [0, 1)."""
         with whole_imports():
             from random import random  # not before the first answer: a program starts sooner
 
-        return random
+        # From now on it is this.  (A cached_property has a lock before 3.12, which a fork could find taken for ever.)
+        self.unit = random  # type: ignore[method-assign]
+        return self.unit()
 
     def unique(self) -> str:
         """128 random bits in hex."""

@@ -1105,6 +1105,39 @@ class TestExit:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 class TestFork:
+    def test_while_the_first_draw_ends(self) -> None:
+        """A fork just after the import for the first draw finds nothing locked that a child's first draw needs."""
+        child = run_child(
+            """
+            from contextlib import contextmanager
+            from atom_sync import _clock
+
+            begun, codes = [], []
+
+            def fork():
+                if (pid := os.fork()) == 0:
+                    signal.alarm(10)
+                    _clock.Clock().unit()
+                    os._exit(0)
+                codes.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+
+            @contextmanager
+            def whole_imports():
+                yield
+                if not begun:
+                    begun.append(True)
+                    forking = threading.Thread(target=fork)
+                    forking.start()
+                    forking.join()
+
+            _clock.whole_imports = whole_imports
+            _clock.Clock().unit()
+            print(codes)
+            """,
+            forks=True,
+        )
+        assert child.stdout == "[0]\n"
+
     def test_each_sends_its_own(self, serve: Any) -> None:
         """The child begins empty and works on a connection of its own; the parent keeps its events and its."""
         seen: dict[int, list[bytes]] = {}
