@@ -23,7 +23,7 @@ SECONDS = float(os.environ.get("ATOM_FAULTS_SECONDS", "2"))
 
 
 @posix
-@pytest.mark.parametrize("level", ["", "process", "disk"])
+@pytest.mark.parametrize("level", ["", "process", pytest.param("disk", marks=pytest.mark.thorough)])
 def test_storm(url: str, tmp_path: Path, level: str) -> None:
     """With SIGALRM every 50 us, whose handler tracks, each event of the program and of the handler arrives once."""
     script = """
