@@ -25,6 +25,7 @@ from atom_sansio import (
     TrackerCore,
     UpdateBacklog,
 )
+from atom_sansio._recording import TOO_LATE, WELL
 
 from ._call import Call
 from ._loop import Loop
@@ -35,12 +36,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 TOO_SLOW: Final = "it does not answer"
-
-TOO_LATE: Final = "the backlog has been busy with other records for too long"
-
-WELL: Final = 0.1
-"""Seconds that a disk may be busy and well: for so long a record waits behind others, however short ``block_timeout``
-is, since two calls at the same time are no trouble."""
 
 CLOSE_TIME: Final = 1.0
 """Seconds that even a ``stop`` without time has to leave the rest in the backlog.  A disk that is well takes less."""

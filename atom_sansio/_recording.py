@@ -18,6 +18,13 @@ from ._sign import AuthKey
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+WELL: Final = 0.1
+"""Seconds that a disk may be busy and well: for so long a record waits behind others, however short ``block_timeout``
+is, since two calls at the same time are no trouble."""
+
+TOO_LATE: Final = "the backlog has been busy with other records for too long"
+"""What is said of one that has waited for longer than that, and than ``block_timeout``."""
+
 _PAUSE: Final = 1.0
 """Seconds after a failure until writing is tried again."""
 
@@ -218,6 +225,13 @@ class Recording:
     def hurry(self) -> None:
         """Try again at once."""
         self._retry_at = None
+
+    def leave(self) -> None:
+        """All ends: write what there is at once, and let no flush wait for it."""
+        self.hurry()
+        for record in self._queue:
+            for flush in record.flushes:
+                flush.leave()
 
     def take_back(self, record: Record) -> bool:
         """Forget *record*, unless it is being written just now, or was; return whether it is forgotten."""

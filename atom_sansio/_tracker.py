@@ -16,7 +16,6 @@ from functools import wraps
 from itertools import count
 from math import inf
 from typing import Concatenate, Final, ParamSpec, TypeVar
-from weakref import WeakSet
 
 from ._admission import Admission, check_key
 from ._delivery import Delivery
@@ -134,7 +133,6 @@ class TrackerCore:
         self._tried_again = False  # whether, at the end, an update that had failed comes once more
         self._unrecorded = False  # whether events that should have records may have none
         self._left: list[Lane] = []  # at the end, with events that the backlog is still to be told of
-        self._flushes: WeakSet[Flush] = WeakSet()  # that follow events which are in no lane, for want of a record
         self._new_keys: list[tuple[str, AuthKey]] = []  # that came while records were being written
         self._told_deadline = inf
         self._busy = False
@@ -474,8 +472,6 @@ class TrackerCore:
             lane.join_flush(flush)
         for record in refused:
             record.flushes += (flush,)
-        if refused:
-            self._flushes.add(flush)
         if self._state is TrackerState.CLOSED:
             flush.leave()
         return flush
@@ -711,11 +707,9 @@ class TrackerCore:
             self._schedule.remove(lane)
             if not sure:
                 self._left.append(lane)
-        for flush in self._flushes:
-            flush.leave()
         keeper.hurry()
         if self._recording is not None:
-            self._recording.hurry()
+            self._recording.leave()
         self._leave_kept(keeper)
 
     def _leave_kept(self, keeper: Keeper) -> None:

@@ -21,6 +21,7 @@ from atom_sansio import (
     TrackerCore,
     UpdateBacklog,
 )
+from atom_sansio._recording import TOO_LATE, WELL
 
 from ._clock import Clock
 
@@ -33,12 +34,6 @@ may have let its wake-up pass."""
 
 PATIENCE: Final = 1e-3
 """Seconds that a call waits at most for others that shared a sync with it the last time, to share the next one."""
-
-WELL: Final = 0.1
-"""Seconds that a disk may be busy and well: for so long a record waits behind others, however short ``block_timeout``
-is, since two calls at the same time are no trouble."""
-
-TOO_LATE: Final = "the backlog has been busy with other records for too long"
 
 TOO_SLOW: Final = "it does not answer, and may have some of them all the same"
 

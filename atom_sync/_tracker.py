@@ -200,8 +200,9 @@ class Tracker(Intake[Receipt]):
                 try:
                     look = core.track_line(stream, line, key, now=self._now(), receipt=given)
                 except BacklogFull:
-                    take = partial(core.track_line, stream, line, key, receipt=given)
-                    look = self._take_in(stream, lambda: take(now=self._now()))
+                    look = self._take_in(
+                        stream, lambda: core.track_line(stream, line, key, now=self._now(), receipt=given)
+                    )
                 if look:
                     self._wake()
                     self._notify_progress()  # an older event may have been dropped for this one
