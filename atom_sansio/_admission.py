@@ -111,7 +111,7 @@ class Admission:
         """
         lane = self._lane(stream, auth_key)
         size = len(line)
-        sure_size = (self._options.max_batch_bytes - lane.envelope) // 2  # fits however it is escaped
+        sure_size = lane.sure_size(self._options.max_batch_bytes)
         if size > sure_size:
             self._check_size(lane, line)
         when = inf
@@ -160,7 +160,7 @@ class Admission:
             EventTooLarge, BacklogFull, TypeError, ValueError: as :meth:`accept`.
         """
         lane = self._lane(stream, auth_key)
-        if len(line) > (self._options.max_batch_bytes - lane.envelope) // 2:  # or it fits however it is escaped
+        if len(line) > lane.sure_size(self._options.max_batch_bytes):
             self._check_size(lane, line)
         if not self._ledger.has_room(len(line)):
             if not self._make_room(lane, line, now, receipt):

@@ -157,6 +157,10 @@ class Lane:
         room = max_bytes - self.envelope
         return room if self.growth is None else int(room * _FILL / self.growth)
 
+    def sure_size(self, max_bytes: int) -> int:
+        """Bytes of events that fit in a batch of at most *max_bytes*, however they are escaped."""
+        return (max_bytes - self.envelope) // 2
+
     def close_inlet(self, *, full: bool = False, due: bool = False) -> None:
         """Let what is in the inlet wait as a segment, if there is anything; the next event opens another inlet."""
         inlet = self.inlet

@@ -244,8 +244,8 @@ class TrackerCore:
         if lane is None or recording is None or self._busy or self._state is not _OPEN:
             return None, None
         size, ledger = len(line), self._ledger
-        if not ledger.has_room(size) or size > (self._options.max_batch_bytes - lane.envelope) // 2:
-            return None, None  # or it fits however it is escaped
+        if not ledger.has_room(size) or size > lane.sure_size(self._options.max_batch_bytes):
+            return None, None
         self._busy = True
         try:
             record = Record(stream, line, None, now, lane, False)
