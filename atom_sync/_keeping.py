@@ -302,6 +302,7 @@ class Keeping:
             late = now >= until and self._writer is not None and self._may_wait()
         if late and self._core.take_back(record):
             record.trouble = record.trouble or TOO_LATE
+            self._work_came()  # there is room for others
             return False
         wakes = [when for when in (until, call.alone_at, retry) if when is not None and when > now]
         call.wake = min([*wakes, now + LOOK_AGAIN])
