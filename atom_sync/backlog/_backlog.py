@@ -322,8 +322,8 @@ class Segment:
             self._damaged = [(f"{self.path.name}-tail", piece.reason, piece.data) for piece in damaged]
             if damaged:
                 logger.error(
-                    "%d pieces of the records of %s are damaged and set aside: %s",
-                    len(damaged), self.path, ", ".join(sorted({piece.reason for piece in damaged})),
+                    "damaged records of %s are set aside (pieces: %d): %s",
+                    self.path, len(damaged), ", ".join(sorted({piece.reason for piece in damaged})),
                 )  # fmt: skip
             lost, self._lost = self._lost, 0
             return Recovered(
