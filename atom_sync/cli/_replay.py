@@ -16,10 +16,10 @@ from atom_sync._environment import read_options
 from atom_sync._transport import open_transport
 from atom_sync.backlog import Backlog, Letter, Level, OpenBacklog
 
-from ._delivery import KEY_OPTIONS, Delivery, Losses, advising, read_key
 from ._letters import Box, Filter, filter_options, open_boxes
 from ._paced import Paced
 from ._send import finite
+from ._sendoff import KEY_OPTIONS, Losses, SendOff, advising, read_key
 from ._shown import counted, printable, say, say_table
 
 AT_ONCE: Final = 1000
@@ -180,24 +180,24 @@ def _send(
         )
     except (TypeError, ValueError) as error:
         raise click.ClickException(str(error)) from None
-    delivery = Delivery(tracker, timeout, lambda: paced.pausing)
+    sendoff = SendOff(tracker, timeout, lambda: paced.pausing)
     interrupted = False
     try:
-        with delivery.progress:
-            delivery.see_off()
+        with sendoff.progress:
+            sendoff.see_off()
     except KeyboardInterrupt:
         interrupted = True
     finally:
         paced.hurry()
-        interrupted |= delivery.stop(1.0)
+        interrupted |= sendoff.stop(1.0)
     now = tracker.statistics()
-    delivery.say(f"{now.delivered} of {counted(now.restored, 'event')} delivered in {counted(now.requests, 'request')}")
+    sendoff.say(f"{now.delivered} of {counted(now.restored, 'event')} delivered in {counted(now.requests, 'request')}")
     for line in losses.lines():
-        delivery.say(line)
+        sendoff.say(line)
     if now.pending:
-        delivery.say(f"{counted(now.pending, 'event')} left in {opened.path}, for the next tracker that has it")
+        sendoff.say(f"{counted(now.pending, 'event')} left in {opened.path}, for the next tracker that has it")
     for (stream, fingerprint), events in skipped.items():
-        delivery.say(
+        sendoff.say(
             f"{counted(events, 'event')} of stream {stream} stay dead: the key {fingerprint} was not given"
             " (--sign-again takes another)"
         )

@@ -20,7 +20,7 @@ from atom_sansio._request import check_stream
 from atom_sync import Tracker
 from atom_sync.backlog import Backlog, OpenBacklog
 
-from ._delivery import KEY_OPTIONS, Delivery, Losses, advising, read_key
+from ._sendoff import KEY_OPTIONS, Losses, SendOff, advising, read_key
 from ._shown import counted
 
 if TYPE_CHECKING:
@@ -78,33 +78,33 @@ def send(file: Path, stream: str, endpoint: str, auth_key_env: str | None, timeo
         tracker = Tracker(endpoint, **options)
     except (TypeError, ValueError, BacklogError) as error:
         raise click.ClickException(str(error)) from None
-    delivery = Delivery(tracker, timeout)
-    job = _Job(tracker, stream, delivery)
+    sendoff = SendOff(tracker, timeout)
+    job = _Job(tracker, stream, sendoff)
     interrupted = False
     try:
-        with advising(KEY_OPTIONS), _open(file) as source, delivery.progress:
+        with advising(KEY_OPTIONS), _open(file) as source, sendoff.progress:
             try:
                 job.read(source)
             except BacklogFull as error:
-                delivery.problem(f"gave up: the backlog is full and nothing was delivered for {timeout:g} s: {error}")
-            delivery.see_off()
+                sendoff.problem(f"gave up: the backlog is full and nothing was delivered for {timeout:g} s: {error}")
+            sendoff.see_off()
     except KeyboardInterrupt:
         interrupted = True
     except (OSError, EOFError, zlib.error) as error:
-        delivery.problem(f"cannot read {file}: {error}")
+        sendoff.problem(f"cannot read {file}: {error}")
     finally:
-        interrupted |= delivery.stop(5.0 if interrupted else 1.0)
+        interrupted |= sendoff.stop(5.0 if interrupted else 1.0)
     now = tracker.statistics()
     of = job.events + now.restored
     before = f", {now.restored} of them from {backlog}" if now.restored else ""
-    delivery.say(f"{now.delivered} of {counted(of, 'event')} delivered in {counted(now.requests, 'request')}{before}")
+    sendoff.say(f"{now.delivered} of {counted(of, 'event')} delivered in {counted(now.requests, 'request')}{before}")
     for line in losses.lines():
-        delivery.say(line)
+        sendoff.say(line)
     if now.pending and kept is not None:
-        delivery.say(f"{counted(now.pending, 'event')} left in {kept.file}")
+        sendoff.say(f"{counted(now.pending, 'event')} left in {kept.file}")
     if interrupted:
         sys.exit(130)
-    sys.exit(1 if delivery.problems or now.delivered != of else 0)
+    sys.exit(1 if sendoff.problems or now.delivered != of else 0)
 
 
 class _Kept(Backlog):
@@ -121,17 +121,17 @@ class _Kept(Backlog):
 class _Job:
     """Reads lines and tracks them."""
 
-    def __init__(self, tracker: Tracker, stream: str, delivery: Delivery) -> None:
+    def __init__(self, tracker: Tracker, stream: str, sendoff: SendOff) -> None:
         self._tracker = tracker
         self._stream = stream
-        self._delivery = delivery
+        self._sendoff = sendoff
         self.events = 0
 
     def read(self, source: IO[bytes]) -> None:
         for number, line in enumerate(source, 1):
             self._track(number, line.strip())
             if number % 256 == 0:
-                self._delivery.show()
+                self._sendoff.show()
 
     def _track(self, number: int, line: bytes) -> None:
         if not line:
@@ -145,7 +145,7 @@ class _Job:
             event = texts[0] if line.startswith(b'"') else orjson.Fragment(texts[0])
             self._tracker.track(self._stream, event)
         except ValueError as error:
-            self._delivery.problem(f"line {number}: {str(error).partition(': line 1')[0]}")
+            self._sendoff.problem(f"line {number}: {str(error).partition(': line 1')[0]}")
 
 
 @contextmanager

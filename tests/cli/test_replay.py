@@ -24,9 +24,9 @@ from atom_sansio import ConnectionFailed, FlushResult, Loss, LossReason, Reply, 
 from atom_sync import MemoryTransport, Tracker
 from atom_sync.backlog import Backlog, DeadLetters
 from atom_sync.cli import _replay
-from atom_sync.cli._delivery import Delivery, Losses
 from atom_sync.cli._group import atom_events
 from atom_sync.cli._paced import Paced
+from atom_sync.cli._sendoff import Losses, SendOff
 
 KEY = "canary-key-7f3a"
 OTHER_KEY = "canary-key-91bc"
@@ -411,7 +411,7 @@ def test_ctrl_c_at_other_times(file: Path, monkeypatch: pytest.MonkeyPatch, duri
         monkeypatch.setattr(Tracker, "stop", stop)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(*{"see_off": (Delivery, "see_off"), "stop": (Tracker, "stop")}[during], interrupted)
+    monkeypatch.setattr(*{"see_off": (SendOff, "see_off"), "stop": (Tracker, "stop")}[during], interrupted)
     result = run(file, "http://127.0.0.1:9/", "--timeout", "0.05")
     assert result.exit_code == 130
     assert f"5 events left in {file}" in result.output

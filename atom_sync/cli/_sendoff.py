@@ -79,7 +79,7 @@ class Losses:
         return [*lines, f"and more, for {more} other causes"] if more else lines
 
 
-class Delivery:
+class SendOff:
     """What is shown of *tracker* while it delivers.
 
     Args:
