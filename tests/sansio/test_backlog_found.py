@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 
+from beside_backlog import make
+
 from atom_sansio import (
     AuthKey,
     ConnectionFailed,
     Level,
     LossReason,
-    Options,
     Records,
     RecordState,
     Reply,
@@ -20,12 +21,6 @@ from atom_sansio import (
 )
 
 K2 = AuthKey("k2")
-
-
-def make(level: Level, **options: object) -> TrackerCore:
-    """A core beside a backlog."""
-    given = {"endpoint": "http://c", "auth_key": "k0", "flush_interval": 10.0, **options}
-    return TrackerCore(Options.read(given, {}, str), source="s", level=level)
 
 
 def updated(core: TrackerCore) -> UpdateBacklog:
