@@ -48,6 +48,7 @@ class Keeping:
         lock: that of the core.
         group: where the tasks run.
         work_came: called when senders must look again.
+        tell: called with what the user is to be told of the backlog.
     """
 
     def __init__(
@@ -58,12 +59,15 @@ class Keeping:
         loop: Loop,
         group: TaskGroup,
         work_came: Callable[[], None],
+        tell: Callable[[str], None],
     ) -> None:
         self._core = core
         self._backlog = backlog
         self._lock = lock
         self._loop = loop
         self._work_came = work_came
+        self._tell = tell
+        self._troubles: set[str] = set()  # with the writing of records, that were told
         self._limiter = anyio.CapacityLimiter(2)  # not the one that others share, which may be used up
         self._asked = [anyio.Event(), anyio.Event()]  # for each task
         self._written = anyio.Event()  # something was done
@@ -205,6 +209,7 @@ class Keeping:
                 if not self._left:
                     await self._in_thread(self._backlog.close)
                     self._closed = True
+                    self._listen()
         except anyio.get_cancelled_exc_class():
             self._interrupted.discard(anyio.get_current_task().id)  # raised, it would cancel the whole group
         finally:
@@ -244,6 +249,12 @@ class Keeping:
             self._at_work -= 1
             self._work_came()
             self._notify()
+        self._listen()
+
+    def _listen(self) -> None:
+        """Have the user told what the backlog says."""
+        for words in self._backlog.said():
+            self._tell(words)
 
     def _notify(self) -> None:
         self._written.set()
@@ -256,10 +267,14 @@ class Keeping:
         try:
             await self._in_thread(self._backlog.append, records)
         except BaseException as error:
+            trouble = _words(error)
             with self._lock:
-                self._core.records_refused(_words(error), now=self._loop.now())
+                self._core.records_refused(trouble, now=self._loop.now())
             if not isinstance(error, Exception):
                 raise
+            if trouble not in self._troubles:
+                self._troubles.add(trouble)
+                self._tell(f"records of the backlog cannot be written, and are tried again: {trouble}")
         else:
             with self._lock:
                 self._core.records_written(now=self._loop.now())

@@ -12,8 +12,8 @@ import anyio
 import anyio.to_thread
 from anyio.abc import TaskGroup
 
-from atom_sansio import Loss, LossReason, ReportLoss, ReportParked
-from atom_sansio._logged import cause_and_words, causes_and_words, too_slow
+from atom_sansio import Loss, LossReason, ReportLoss
+from atom_sansio._logged import Report, cause_and_words, causes_and_words, too_slow
 
 from ._log import log
 from ._loop import Loop, interrupts, task_id
@@ -36,7 +36,7 @@ class Reporter:
         self._on_loss = on_loss
         self._group = group
         self._loop = loop
-        self._waiting: deque[ReportLoss | ReportParked] = deque()
+        self._waiting: deque[Report] = deque()
         self._scope: anyio.CancelScope | None = None
         self._teller: int | None = None  # the task that calls on_loss
         self._all_told = anyio.Event()
@@ -44,7 +44,7 @@ class Reporter:
         self._untold = 0
         self._logged: set[object] = set()
 
-    def put(self, report: ReportLoss | ReportParked) -> None:
+    def put(self, report: Report) -> None:
         """Have *report* told soon."""
         if self._held + _size(report) > MAX_HELD:
             self._untold += 1
@@ -93,13 +93,13 @@ class Reporter:
         self._scope = self._teller = None
         self._all_told.set()
 
-    def _drop(self) -> ReportLoss | ReportParked:
+    def _drop(self) -> Report:
         report = self._waiting.popleft()
         self._held -= _size(report)
         return report
 
-    async def _tell(self, report: ReportLoss | ReportParked) -> None:
-        if self._on_loss is None or isinstance(report, ReportParked):
+    async def _tell(self, report: Report) -> None:
+        if self._on_loss is None or not isinstance(report, ReportLoss):
             self._log_once(*cause_and_words(report))
         elif inspect.iscoroutinefunction(self._on_loss):
             await self._on_loss(report.loss)
@@ -129,8 +129,8 @@ def _call(on_loss: Callable[[Loss], object], loss: Loss) -> tuple[object, BaseEx
         return None, error
 
 
-def _size(report: ReportLoss | ReportParked) -> int:
+def _size(report: Report) -> int:
     """Of the bytes that ``MAX_HELD`` bounds.  What a stop loses comes once, and was within the budget until then."""
-    if isinstance(report, ReportParked) or report.loss.reason is LossReason.STOPPED:
+    if not isinstance(report, ReportLoss) or report.loss.reason is LossReason.STOPPED:
         return 0
     return len(report.loss.lines)

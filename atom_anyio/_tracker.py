@@ -33,6 +33,7 @@ from atom_sansio import (
     TrackerCore,
     encode_event,
 )
+from atom_sansio._logged import BacklogSays
 from atom_sansio._shown import shown
 from atom_sansio._state import TrackerState
 
@@ -103,7 +104,7 @@ class Tracker(Intake[Receipt]):
         if backlog is not None:
             from ._keeping import Keeping  # not before it is needed
 
-            self._keeping = Keeping(core, backlog, self._lock, self._loop, self._group, self._look_again)
+            self._keeping = Keeping(core, backlog, self._lock, self._loop, self._group, self._look_again, self._tell)
         self._start_sender()
         try:
             with anyio.CancelScope(shield=True):
@@ -287,6 +288,7 @@ class Tracker(Intake[Receipt]):
         await self._wait_written(until)
         with self._lock:
             flush = core.close(now=self._loop.now())
+        self._notify_progress()  # there will never be room for who waits for it
         # Ctrl-C may have ended the last sender, or asyncio cancelled all before they had begun.
         if not self._scopes and core.state is not TrackerState.CLOSED:
             self._start_sender()
@@ -458,6 +460,9 @@ class Tracker(Intake[Receipt]):
         """Have an idle sender look for work.  The loop may call this outside of any task."""
         if self._idle:
             self._idle.popleft().set()
+
+    def _tell(self, words: str) -> None:
+        self._reporter.put(BacklogSays(words))
 
     def _look_again(self) -> None:
         """Something was accepted, and an older event may have been dropped for it."""

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
 
 from ._messages import Loss, ReportLoss, ReportParked
 
 
-def cause_and_words(report: ReportLoss | ReportParked) -> tuple[Hashable, str]:
+@dataclass(frozen=True, slots=True)
+class BacklogSays:
+    """What a driver has heard of its backlog, for the user."""
+
+    words: str
+
+
+Report: TypeAlias = ReportLoss | ReportParked | BacklogSays
+
+
+def cause_and_words(report: Report) -> tuple[Hashable, str]:
     """What *report* has in common with others of its kind, which are logged once, and what is logged."""
+    if isinstance(report, BacklogSays):
+        return report, report.words
     if isinstance(report, ReportParked):
         why = (
             f"events of stream {report.stream!r} wait for set_auth_key(): {report.message}"
@@ -25,7 +39,7 @@ def cause_and_words(report: ReportLoss | ReportParked) -> tuple[Hashable, str]:
     )
 
 
-def causes_and_words(reports: Iterable[ReportLoss | ReportParked], *, on_loss: bool) -> Iterator[tuple[Hashable, str]]:
+def causes_and_words(reports: Iterable[Report], *, on_loss: bool) -> Iterator[tuple[Hashable, str]]:
     """What is logged of *reports* in the end: if there is an ``on_loss``, which has not returned from them, in all."""
     if not on_loss:
         yield from map(cause_and_words, reports)

@@ -120,11 +120,9 @@ class Recording:
         return None
 
     @property
-    def refused_unheard(self) -> list[Record]:
-        """Those of events whose ``track`` has returned, and which the disk does not take."""
-        if not self._trouble:
-            return []
-        return [record for record in self._queue if record.trouble and not record.waits]
+    def unheard(self) -> list[Record]:
+        """Those of events whose ``track`` has returned."""
+        return [record for record in self._queue if not record.waits]
 
     def add(self, record: Record, now: float) -> None:
         """Have *record* written, after all others."""

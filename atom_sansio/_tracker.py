@@ -466,11 +466,11 @@ class TrackerCore:
         lanes = list(self._schedule)
         for lane in lanes:
             self._schedule.make_due(lane)
-        refused = [] if self._recording is None else self._recording.refused_unheard
-        flush = Flush(self._ledger.pending - self._ledger.reserved_events + len(refused))
+        unheard = [] if self._recording is None else self._recording.unheard
+        flush = Flush(self._ledger.pending - self._ledger.reserved_events + len(unheard))
         for lane in lanes:
             lane.join_flush(flush)
-        for record in refused:
+        for record in unheard:
             record.flushes += (flush,)
         if self._state is TrackerState.CLOSED:
             flush.leave()

@@ -7,8 +7,13 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Final
 
 from ._late_imports import whole_imports
+
+LOOK_AGAIN: Final = 1.0
+"""Seconds after which who waits looks again: what interrupts it between looking and waiting, a signal handler or a
+finaliser, may let the lock go, and the wake-up pass."""
 
 
 class Clock:
@@ -74,4 +79,21 @@ class Clock:
         Raises:
             RuntimeError: the interpreter shuts down and starts no more threads.
         """
-        threading.Thread(target=target, name=name, daemon=True).start()
+        _Thread(target=target, name=name, daemon=True).start()
+
+
+class _Thread(threading.Thread):
+    """One that nobody waits for until it runs.
+
+    It may be started under a lock, and what the collector of garbage finds in it before it runs may be a finaliser that
+    tracks, and needs that lock: it and who waits for it would wait for each other for ever.
+    """
+
+    def __init__(self, *, target: Callable[[], None], name: str, daemon: bool) -> None:
+        super().__init__(target=target, name=name, daemon=daemon)
+        self._started = _Unawaited()  # what start() waits for, in all versions of CPython so far
+
+
+class _Unawaited(threading.Event):
+    def wait(self, timeout: float | None = None) -> bool:
+        return True

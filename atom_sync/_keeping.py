@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from math import inf
 from typing import Final, Protocol
@@ -23,14 +23,10 @@ from atom_sansio import (
 )
 from atom_sansio._recording import TOO_LATE, WELL
 
-from ._clock import Clock
+from ._clock import LOOK_AGAIN, Clock
 
 _ACCEPTED: Final = RecordState.ACCEPTED
 """To look up a member of an enumeration takes as long as a call does, and this is for each event."""
-
-LOOK_AGAIN: Final = 1.0
-"""Seconds that a call waits for its record at most until it looks again: what interrupts it between looking and waiting
-may have let its wake-up pass."""
 
 PATIENCE: Final = 1e-3
 """Seconds that a call waits at most for others that shared a sync with it the last time, to share the next one."""
@@ -47,6 +43,7 @@ class OpenBacklog(Protocol):
     def append(self) -> Callable[[Records], None]: ...
     def update(self, update: UpdateBacklog) -> None: ...
     def load(self, batch_id: str) -> bytes: ...
+    def said(self) -> Iterable[str]: ...
     def close(self) -> None: ...
     def leave_to_parent(self) -> None: ...
 
@@ -58,12 +55,13 @@ class _Call:
     each other.
     """
 
-    __slots__ = ("alone_at", "gate", "until", "wake")
+    __slots__ = ("alone_at", "gate", "thread", "until", "wake")
 
     gate: threading.Lock
     """What it waits at; another each time, since one may be opened for more than one reason."""
 
     def __init__(self, until: float | None = None) -> None:
+        self.thread = threading.get_ident()
         self.until = until
         """When it waits no more for a disk that does not take its record, or that is busy with others."""
         self.alone_at: float | None = None
@@ -83,6 +81,7 @@ class Keeping:
         work_came: called under *lock* when senders must look again.
         block_timeout: seconds that a record may wait for a disk that does not take it.
         may_wait: says whether the call of ``track`` that asks may wait for that.
+        tell: called without *lock*, with what the user is to be told of the backlog.
     """
 
     def __init__(
@@ -95,6 +94,7 @@ class Keeping:
         *,
         block_timeout: float | None,
         may_wait: Callable[[], bool],
+        tell: Callable[[str], None],
     ) -> None:
         self._core = core
         self._backlog = backlog
@@ -104,6 +104,8 @@ class Keeping:
         self._work_came = work_came
         self._block_timeout = block_timeout
         self._may_wait = may_wait
+        self._tell = tell
+        self._troubles: set[str] = set()  # with the writing of records, that were told
         self._spare_time = 0.0 if block_timeout is None else max(0.0, WELL - block_timeout)
         self._asked = threading.Condition(lock)  # the worker waits for it
         self._calls: dict[Record, _Call] = {}
@@ -131,6 +133,12 @@ class Keeping:
         owned: bool = self._lock._is_owned()  # type: ignore[attr-defined]  # as threading.Condition asks
         return owned or threading.get_ident() in (self._writer, self._worker)
 
+    def serves(self) -> bool:
+        """Whether others may wait for the thread that asks this, so that it must not wait for them."""
+        me = threading.get_ident()
+        mine = (call for call in self._calls.values() if call.thread == me)  # one that this interrupts
+        return me in (self._writer, self._worker) or me in self._at_work or any(mine)
+
     def put(
         self,
         stream: str,
@@ -145,7 +153,8 @@ class Keeping:
         at once, alone, the others would wait for.  So it waits for them, as long as a sync takes at most.
 
         Args:
-            take_in: calls what it is given when there is room; called under the lock.
+            take_in: calls what it is given when there is room; called under the lock.  A call that interrupts another
+                does not wait for that: to let the lock go would let others in where the other has not come to its end.
 
         Returns:
             None if the event was dropped, or if the call that this one interrupts writes it, or the worker.  Else it is
@@ -168,7 +177,7 @@ class Keeping:
                             record, records = self._core.admit_quickly(stream, line, now=self._now())
                         if record is None:
                             admit = partial(self._admit, stream, line, key, receipt)
-                            if take_in is None:
+                            if take_in is None or interrupts:
                                 record = admit()
                             else:  # there was no room, and to wait for that takes of the same time
                                 call = _Call(self._until(self._now()))
@@ -213,6 +222,8 @@ class Keeping:
                     woken = self._end_writing() if self._calls or self._waiting or self._finished else ()
                 for other in woken:
                     self._clock.open(other.gate)
+                if trouble is not None:
+                    self._tell_trouble(trouble)
                 if record.state is _ACCEPTED:
                     return record
         except BaseException:  # Ctrl-C, say, or a time limit, wherever it comes
@@ -351,8 +362,7 @@ class Keeping:
     def finish(self, until: float) -> None:
         """Have all that is left done, now that the core is closed, and the backlog closed.
 
-        A disk that takes longer than *until* is left to the worker.  Where there are no records, what it is not known
-        to have by then is lost.
+        A disk that takes longer than *until* is left to the worker.  What it is not known to have by then is lost.
         """
         with self._lock:
             self._finished = True
@@ -366,20 +376,26 @@ class Keeping:
                     return
                 self._wait_written(until)
             if others or not self._idle:
-                if not self._closed and not self.records:
-                    self._give_up()
+                self.give_up()
                 return
         self._close()
 
-    def _give_up(self) -> None:
+    def give_up(self) -> None:
         """Take what is not written by now for lost: nobody waits for the disk any more, or would hear of it."""
-        if self._given_up:
+        if self._given_up or self._closed:
             return
         self._given_up = True
         under_way = any(isinstance(command, UpdateBacklog) for command in self._at_work.values())
         while under_way or self._core.next_backlog_command(now=self._now(), records=False) is not None:
             self._core.backlog_failed(TOO_SLOW, now=self._now())
             under_way = False
+        if self._unheard:  # whoever waits for a record of his own hears what becomes of it, whenever that is
+            if self._core.writes_records:
+                self._core.records_put_off()
+            while self._core.next_records(now=inf) is not None:
+                self._core.records_refused(TOO_SLOW, now=self._now())
+            for call in self._calls.values():
+                self._clock.open(call.gate)
         self._work_came()
 
     def next_command(self) -> BacklogCommand | None:
@@ -447,61 +463,70 @@ class Keeping:
             with self._lock:
                 self._closed = True
                 self._clock.notify_all(self._written)
+            self._listen()
 
     def perform(self, command: BacklogCommand) -> None:
         """Do it, tell the core, and let go on who waits for that."""
+        lines = b""
+        error: BaseException | None = None
         try:
-            self._perform(command)
-        finally:
-            with self._lock:
-                self._at_work.pop(threading.get_ident(), None)
-                woken = self._end_writing()
-            for call in woken:
-                self._clock.open(call.gate)
+            match command:
+                case Records():  # of somebody who interrupted another call, or that the disk did not take before
+                    self._backlog.append(command)
+                case UpdateBacklog():
+                    self._backlog.update(command)
+                case LoadBatch():
+                    lines = self._backlog.load(command.batch_id)
+        except BaseException as raised:
+            error = raised
+        with self._lock:
+            self._at_work.pop(threading.get_ident(), None)  # no sooner and no later than the core knows what came of it
+            self._done(command, lines, error)
+            woken = self._end_writing()
+        for call in woken:
+            self._clock.open(call.gate)
+        if isinstance(command, Records) and error is not None and not command.appended:
+            self._tell_trouble(_words(error))
+        self._listen()
+        if error is not None and not isinstance(error, Exception):
+            raise error
 
-    def _perform(self, command: BacklogCommand) -> None:
+    def _done(self, command: BacklogCommand, lines: bytes, error: BaseException | None) -> None:
+        now = self._now()
         match command:
             case Records():
-                # That somebody left who interrupted another call, or that the disk did not take before.
-                trouble: str | None = None
-                try:
-                    self._backlog.append(command)
-                except Exception as error:
-                    trouble = None if command.appended else _words(error)
-                with self._lock:
-                    self._appended(trouble)
-                    self._writer = None
+                self._appended(None if error is None or command.appended else _words(error))
+                self._writer = None
+                return
             case UpdateBacklog():
-                trouble = None
-                try:
-                    self._backlog.update(command)
-                except Exception as error:
-                    trouble = _words(error)
-                with self._lock:
-                    if self._given_up:
-                        return
-                    if trouble is None:
-                        self._core.backlog_updated()
-                    else:
-                        self._core.backlog_failed(trouble, now=self._now())
-                    self._work_came()
-            case LoadBatch():
-                try:
-                    lines = self._backlog.load(command.batch_id)
-                except BatchUnreadable as error:
-                    with self._lock:
-                        self._core.batch_unreadable(command.batch_id, _words(error), now=self._now())
-                        self._work_came()
-                except Exception:  # which may pass
-                    with self._lock:
-                        self._core.batch_not_loaded(command.batch_id, now=self._now())
-                        self._work_came()
+                if self._given_up:
+                    return
+                if error is None:
+                    self._core.backlog_updated()
                 else:
-                    with self._lock:
-                        self._core.batch_loaded(command.batch_id, lines)
-                        self._work_came()
+                    self._core.backlog_failed(_words(error), now=now)
+            case LoadBatch():
+                if error is None:
+                    self._core.batch_loaded(command.batch_id, lines)
+                elif isinstance(error, BatchUnreadable):
+                    self._core.batch_unreadable(command.batch_id, _words(error), now=now)
+                else:  # which may pass
+                    self._core.batch_not_loaded(command.batch_id, now=now)
+        self._work_came()
+
+    def _tell_trouble(self, trouble: str) -> None:
+        if trouble not in self._troubles:
+            self._troubles.add(trouble)
+            self._tell(f"records of the backlog cannot be written, and are tried again: {trouble}")
+
+    def _listen(self) -> None:
+        """Have the user told what the backlog says."""
+        for words in self._backlog.said():
+            self._tell(words)
 
     def _appended(self, trouble: str | None) -> None:
+        if not self._core.writes_records:  # they were given up meanwhile
+            return
         if trouble is not None:
             self._core.records_refused(trouble, now=self._now())
             self._work_came()
@@ -509,5 +534,5 @@ class Keeping:
             self._work_came()
 
 
-def _words(error: Exception) -> str:
+def _words(error: BaseException) -> str:
     return str(error) or type(error).__name__

@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 
-from atom_sansio import Loss, LossReason, ReportLoss, ReportParked
-from atom_sansio._logged import cause_and_words, causes_and_words, too_slow
+from atom_sansio import Loss, LossReason, ReportLoss
+from atom_sansio._logged import Report, cause_and_words, causes_and_words, too_slow
 
 from ._clock import Clock
 from ._late_imports import whole_imports
@@ -31,7 +31,7 @@ class Reporter:
     def __init__(self, on_loss: Callable[[Loss], object] | None, lock: threading.RLock, clock: Clock) -> None:
         self._on_loss = on_loss
         self._clock = clock
-        self._waiting: deque[ReportLoss | ReportParked] = deque()
+        self._waiting: deque[Report] = deque()
         self._changed = threading.Condition(lock)
         self._running = False
         self._teller: int | None = None  # the thread that calls on_loss
@@ -40,7 +40,7 @@ class Reporter:
         self._untold = 0
         self._logged: set[object] = set()
 
-    def put(self, report: ReportLoss | ReportParked) -> None:
+    def put(self, report: Report) -> None:
         """Have *report* told once :meth:`tell` is called; to be called under the lock."""
         if self._held + _size(report) > MAX_HELD:
             self._untold += 1
@@ -108,7 +108,7 @@ class Reporter:
                 if self._waiting:  # or it was given up
                     self._waiting.popleft()
 
-    def _next(self) -> ReportLoss | ReportParked | None:
+    def _next(self) -> Report | None:
         while True:
             with self._changed:
                 if self._waiting:
@@ -121,12 +121,12 @@ class Reporter:
                     return None
             log(too_slow(untold))
 
-    def _tell(self, report: ReportLoss | ReportParked) -> None:
+    def _tell(self, report: Report) -> None:
         on_loss = self._on_loss
-        if on_loss is None or isinstance(report, ReportParked):
-            self._log_once(*cause_and_words(report))
-        else:
+        if on_loss is not None and isinstance(report, ReportLoss):
             on_loss(report.loss)
+        else:
+            self._log_once(*cause_and_words(report))
 
     def _log_once(self, cause: object, message: str, error: BaseException | None = None) -> None:
         if cause not in self._logged:
@@ -150,9 +150,9 @@ def log(message: str, error: BaseException | None = None) -> None:
             logging.Handler().handleError(record)
 
 
-def _size(report: ReportLoss | ReportParked) -> int:
+def _size(report: Report) -> int:
     """Of the bytes that ``MAX_HELD`` bounds.  What a stop loses comes once, and was within the budget until then."""
-    if isinstance(report, ReportParked) or report.loss.reason is LossReason.STOPPED:
+    if not isinstance(report, ReportLoss) or report.loss.reason is LossReason.STOPPED:
         return 0
     return len(report.loss.lines)
 

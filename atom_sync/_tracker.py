@@ -41,9 +41,10 @@ from atom_sansio import (
     TrackerState,
     UpdateBacklog,
 )
+from atom_sansio._logged import BacklogSays
 from atom_sansio._shown import shown
 
-from ._clock import Clock
+from ._clock import LOOK_AGAIN, Clock
 from ._environment import read_options
 from ._late_imports import whole_imports
 from ._receipt import Receipt
@@ -163,6 +164,7 @@ class Tracker(Intake[Receipt]):
                     self._work_came,
                     block_timeout=self._options.block_timeout,
                     may_wait=self._may_wait,
+                    tell=self._tell,
                 )
         except BaseException:
             if backlog is not None:
@@ -227,13 +229,18 @@ class Tracker(Intake[Receipt]):
                 return take()
             except BacklogFull:
                 self._wake()  # what waits may be sent now, full batch or not
-                if not self._may_wait():
+                if not self._may_wait() or (self._keeping is not None and self._keeping.serves()):
                     raise
                 return self._take_when_there_is_room(stream, take)
 
     def _may_wait(self) -> bool:
         # A sender that tracks, by a finaliser or a logging handler, must not wait for itself.
         return self._options.on_full is OnFull.BLOCK and threading.get_ident() not in self._sender_threads
+
+    def _tell(self, words: str) -> None:
+        with self._lock:
+            self._reporter.put(BacklogSays(words))
+        self._reporter.tell()
 
     def flush(self, timeout: float = 5.0) -> FlushResult:
         """Send what is pending without waiting for full batches, and wait for it.
@@ -278,7 +285,10 @@ class Tracker(Intake[Receipt]):
         told = self._reporter.wait(until)
         if told:  # or the end of the interpreter looks at it again
             _live.discard(self)
-        self._transport.close()
+        try:
+            self._transport.close()
+        except Exception as error:
+            log(f"the transport raised {type(error).__name__} when it was closed", error)
         return flush.result
 
     def _send_rest(self, cut: float) -> Flush:
@@ -304,18 +314,22 @@ class Tracker(Intake[Receipt]):
             if self._keeping is not None:
                 self._keeping.look()
 
-    def _finish(self, until: float, cut: float) -> None:
+    def _finish(self, until: float, cut: float, *, at_exit: bool = False) -> None:
         """Have what is left written until *until*, and what is lost reported."""
         try:
             if self._keeping is not None:
                 self._keeping.finish(until)
         finally:
+            if at_exit and self._keeping is not None:  # though Ctrl-C has cut it short: nobody comes after this
+                with self._lock:
+                    self._keeping.give_up()
             self._run(until=cut)  # all that is left are reports
 
     def _close(self) -> Flush:
         with self._lock:
             flush = self._core.close(now=self._clock.now())
             self._wake()
+            self._clock.notify_all(self._room)  # there will never be any for who waits for it
             return flush
 
     def _follow(self, flush: Flush | Receipt, until: float) -> None:
@@ -323,7 +337,7 @@ class Tracker(Intake[Receipt]):
         self._followed.append(flush)
         try:
             while not flush.done and self._clock.now() < until:
-                self._clock.wait(self._done, until)
+                self._clock.wait(self._done, min(until, self._clock.now() + LOOK_AGAIN))
         finally:
             self._followed.remove(flush)
 
@@ -476,7 +490,8 @@ class Tracker(Intake[Receipt]):
         timeout = self._options.block_timeout
         until = None if timeout is None else self._clock.now() + timeout
         while True:
-            self._clock.wait(self._room, until)
+            look_again = self._clock.now() + LOOK_AGAIN
+            self._clock.wait(self._room, look_again if until is None else min(until, look_again))
             try:
                 return take()
             except BacklogFull:
@@ -567,7 +582,7 @@ def _stop_all() -> None:
         lambda tracker: tracker._reporter.exit(),
         Tracker._close,
         lambda tracker: tracker._end(cuts[tracker]),
-        lambda tracker: tracker._finish(until, cuts[tracker]),
+        lambda tracker: tracker._finish(until, cuts[tracker], at_exit=True),
         lambda tracker: tracker._reporter.wait(until),
         lambda tracker: tracker._reporter.give_up(),
         lambda tracker: tracker._transport.close(),

@@ -9,6 +9,7 @@ import os
 import sqlite3
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -222,8 +223,15 @@ class OpenBacklog:
                 if segment not in self._where.values() and segment.empty():
                     self._others.remove(segment)
                     segment.delete()
-            except OSError:  # which is logged, and no reason to take what is in the own file for not made
+            except OSError:  # which is said, and no reason to take what is in the own file for not made
                 continue
+
+    def said(self) -> Iterator[str]:
+        """What the user is to be told since this was last asked: what the disk said, each cause once, and what is
+        damaged."""
+        for segment in (self._own, *self._others):
+            while segment.said:
+                yield segment.said.popleft()
 
     def load(self, batch_id: str) -> bytes:
         """The events of a batch, a line each.
@@ -270,7 +278,10 @@ class Segment:
         self._lock = threading.Lock()
         self._damaged: list[tuple[str, str, bytes]] = []  # not set aside yet
         self._trouble: Exception | None = None  # after which the file could not be opened again yet
-        self._told: set[str] = set()  # what was logged
+        self._troubles: set[str] = set()  # of which was said already that they are there
+        self.said: deque[str] = deque()
+        """What the user is to be told, once it is open.  It is not logged here: a handler of the user's may wait for
+        an event to be taken in, which may wait for this."""
 
     @classmethod
     def open(cls, path: Path, level: Level) -> Segment | None:
@@ -290,7 +301,7 @@ class Segment:
         try:
             mending.finish(path)
             os.close(open_private(path, os.O_RDWR))
-            connection, lost = _connect(path, level)
+            connection, lost = _connect(path, level, logger.error)
             for suffix in ("", "-wal", "-shm"):  # now that it is known to be a backlog
                 make_private(path.with_name(path.name + suffix))
             return cls(path, taken, connection, level, lost)
@@ -465,8 +476,11 @@ class Segment:
                 self._connect_again(self._trouble)
             try:
                 yield self._connection
+            except OSError as error:
+                self._say(error)
+                raise
             except (sqlite3.Error, ValueError, OverflowError) as error:
-                self._tell(error)
+                self._say(error)
                 with contextlib.suppress(OSError):  # then whoever works with it next tries that first
                     self._connect_again(error)
                 raise OSError(f"{self.path.name}: {error}") from error
@@ -483,21 +497,21 @@ class Segment:
         try:
             if mending.is_damage(error):
                 # The core will come across what is lost.
-                self._connection, _ = _connect(self.path, self.level, whole=True)
+                self._connection, _ = _connect(self.path, self.level, self.said.append, whole=True)
             else:
                 self._connection = tables.connect(self.path, sync=self.level is Level.DISK)
         except (*tables.ERRORS, OSError, tables.NoBacklog) as again:
-            self._tell(again)
+            self._say(again)
             if not mending.is_damage(error):
                 self._trouble = again  # which may say that it is damaged
             raise OSError(f"{self.path.name} cannot be opened again: {again}") from again
         self._trouble = None
 
-    def _tell(self, error: Exception) -> None:
+    def _say(self, error: Exception) -> None:
         words = str(error)
-        if words not in self._told:  # or it would be logged with each try, as long as a disk is full
-            self._told.add(words)
-            logger.warning("%s cannot be used, and is tried again: %s", self.path, words)
+        if words not in self._troubles:  # or it would be said with each try, as long as a disk is full
+            self._troubles.add(words)
+            self.said.append(f"{self.path} cannot be used, and is tried again: {words}")
 
 
 def _may_be_one(path: Path) -> bool:
@@ -505,10 +519,13 @@ def _may_be_one(path: Path) -> bool:
         return file.read(16) in (b"", b"SQLite format 3\0")
 
 
-def _connect(path: Path, level: Level, *, whole: bool = False) -> tuple[sqlite3.Connection, int]:
-    """Open the file of a segment that is ours, whatever has happened to it; say how many events are lost of it.
+def _connect(
+    path: Path, level: Level, say: Callable[[str], object], *, whole: bool = False
+) -> tuple[sqlite3.Connection, int]:
+    """Open the file of a segment that is ours, whatever has happened to it; return how many events are lost of it.
 
     Args:
+        say: called with what was found, for the user.
         whole: look all of it through, however large it is.
 
     Raises:
@@ -524,14 +541,14 @@ def _connect(path: Path, level: Level, *, whole: bool = False) -> tuple[sqlite3.
         except tables.ERRORS as error:
             if not mending.is_damage(error):
                 raise
-            lost = mending.mend(path, error)
+            lost = mending.mend(path, error, say)
             connection, batches, marks = _connect_checked(path, sync, whole)
         else:
-            lost += log.lost(connection)
+            lost += log.lost(connection, say)
     finally:
         log.close()
     if batches or marks:
-        logger.error("%d batches and %d marks of the backlog %s are damaged", len(batches), len(marks), path)
+        say(f"{len(batches)} batches and {len(marks)} marks of the backlog {path} are damaged")
         with contextlib.suppress(sqlite3.Error), tables.transaction(connection):  # the disk may be full
             tables.set_damaged_aside(connection, batches, marks)
     return connection, lost + len(batches)

@@ -6,12 +6,11 @@ The other file is made under a name of its own first, so whenever the process en
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import shutil
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -19,8 +18,6 @@ from typing import Any, Final
 
 from . import _tables as tables
 from ._files import aside, open_private, sync_directory
-
-logger = logging.getLogger("atom")
 
 _SUFFIXES: Final = ("", "-wal", "-shm")
 
@@ -73,8 +70,11 @@ def finish(path: Path) -> None:
             sync_directory(path.parent)
 
 
-def mend(path: Path, error: BaseException) -> int:
+def mend(path: Path, error: BaseException, say: Callable[[str], object]) -> int:
     """Set the file *path*, which nobody may have open, aside, and put what can be read of it in its place.
+
+    Args:
+        say: called with what was done, for the user.
 
     Returns:
         How many events are lost, rather too many than too few where that cannot be known.
@@ -103,11 +103,10 @@ def mend(path: Path, error: BaseException) -> int:
     away = _set_aside(path)
     mended.rename(path)
     sync_directory(path.parent)
-    logger.error(
-        "the backlog %s is damaged (%s); it is set aside as %s, and what can be read of it is kept: %d batches and %d"
-        " dead letters; %d events are lost",
-        path, error, away.name, len(found.copied), len(found.letters), found.events_lost,
-    )  # fmt: skip
+    say(
+        f"the backlog {path} is damaged ({error}); it is set aside as {away.name}, and what can be read of it is kept:"
+        f" {len(found.copied)} batches and {len(found.letters)} dead letters; {found.events_lost} events are lost"
+    )
     return found.events_lost
 
 
@@ -311,8 +310,12 @@ class Log:
         with self._log.open("rb") as file:
             return file.read(_WAL_HEAD)
 
-    def lost(self, connection: sqlite3.Connection) -> int:
-        """How many transactions SQLite has not taken from it, less the one that may have been under way."""
+    def lost(self, connection: sqlite3.Connection, say: Callable[[str], object]) -> int:
+        """How many transactions SQLite has not taken from it, less the one that may have been under way.
+
+        Args:
+            say: called with what was done, for the user.
+        """
         if self._copy is None or not self._log.exists() or self._read_head() != self._head:
             return 0
         taken: int = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[1]
@@ -320,10 +323,10 @@ class Log:
         if lost > 0:
             away = aside(self._path)
             self._copy.rename(away)
-            logger.error(
-                "the log of the backlog %s is damaged, and %d transactions or more are lost; it is set aside as %s",
-                self._path, lost, away.name,
-            )  # fmt: skip
+            say(
+                f"the log of the backlog {self._path} is damaged, and {lost} transactions or more are lost;"
+                f" it is set aside as {away.name}"
+            )
         return max(lost, 0)
 
     def close(self) -> None:

@@ -101,6 +101,10 @@ class Opened:
         assert not any(self._busy.values()), f"closed in the middle of {self._busy}"
         self.closed += 1
 
+    def said(self) -> tuple[str, ...]:
+        """What the user is to be told."""
+        return ()
+
     def leave_to_parent(self) -> None:
         self.left = True
 

@@ -523,7 +523,7 @@ def test_refused_records(keeper: Keeper, lane: Lane) -> None:
     late = record(lane, b"2\n", waits=True)
     recording.add(late, 5.5)
     assert late.trouble == "full"
-    assert len(recording.refused_unheard) == 2
+    assert len(recording.unheard) == 2
     assert recording.take_back(late)
     assert recording.take(6.0, lambda each: each.lane) == records
     recording.refused("full", 6.0)
@@ -747,15 +747,16 @@ def test_alone(keeper: Keeper, lane: Lane) -> None:
 def test_the_disk_is_well_again(keeper: Keeper, lane: Lane) -> None:
     """With the first that are written after a failure no event counts as refused, and there is no pause."""
     recording = Recording(keeper)
-    assert len(recording.refused_unheard) == 0
+    assert len(recording.unheard) == 0
     recording.add(record(lane, b"x" * 1024 * 1024 + b"\n"), 0.0)
     recording.take(0.0, lambda each: each.lane)
     recording.refused("full", 5.0)
     recording.add(record(lane), 5.5)
     recording.add(record(lane), 7.0)
-    assert len(recording.refused_unheard) == 2, "the last one came when there was no pause any more"
+    assert [each.trouble for each in recording.unheard] == ["full", "full", ""], "the last one came after the pause"
     assert recording.take(7.0, lambda each: each.lane) is not None
     recording.written()
     recording.entered()
-    assert len(recording.refused_unheard) == 0
+    assert [each.trouble for each in recording.unheard] == ["full", ""], "which have not been tried since"
+    assert recording.pauses(5.5) == ""
     assert recording.deadline() == -inf

@@ -172,5 +172,6 @@ class OldTracker(Tracker):
             time=self._clock.now() + self._clock.unix_offset(),
             data=data,
         )
-        self._reporter.put(ReportLoss(loss=loss))
+        with self._lock:
+            self._reporter.put(ReportLoss(loss=loss))
         self._reporter.tell()
