@@ -307,6 +307,8 @@ class Keeping:
                 lines = self._disk.load(batch_id) if batch_id in kept.ids else b""
             except OSError:
                 world.note("not loaded", batch_id)
+                if (lane := core._delivery._at_backlog.get(batch_id)) is not None:
+                    world.oracle.not_loaded(lane, world.now)
                 world.call(partial(core.batch_not_loaded, batch_id, now=world.now))
             except BatchUnreadable as error:
                 world.note("unreadable", batch_id)

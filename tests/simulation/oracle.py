@@ -39,6 +39,7 @@ from atom_sansio import (
     TrackerState,
     read_submission,
 )
+from atom_sansio._lane import Lane
 
 from .complaint import Violation, must
 from .kept import Kept, texts
@@ -47,7 +48,7 @@ from .shapes import FIRST, Shape
 __all__ = ["Followed", "Kind", "Oracle", "Sent", "Violation", "must"]
 
 LOAD_PAUSE = 1.0
-"""Seconds after a failure until a batch is asked for again."""
+"""Seconds that a lane pauses after a batch could not be read, whatever becomes of that batch meanwhile."""
 
 
 class Kind(Enum):
@@ -156,6 +157,8 @@ class Oracle:
     """Of all keys, by their fingerprints."""
     key_to_come: set[str] = field(default_factory=set)
     """Streams whose key changes when the records that are being written are."""
+    load_pauses: dict[Lane, float] = field(default_factory=dict)
+    """When the pause of a lane ends whose batch could not be read."""
     unordered: set[str] = field(default_factory=set)
     """Streams whose key was another in an earlier program, so that what is kept of them is in several lanes."""
 
@@ -164,6 +167,7 @@ class Oracle:
         self.accepted = self.delivered = self.requests = self.failures = 0
         self.given = {}
         self.key_to_come.clear()
+        self.load_pauses.clear()
         self.pending = set(pending)
         self.accepted = len(self.pending) + damaged
         self.unnamed = damaged
@@ -487,6 +491,10 @@ class Oracle:
                 must(number > self.last_sent.get(class_, 0), "I4: dropped is not the oldest")
                 self.last_sent[class_] = number
 
+    def not_loaded(self, lane: Lane, now: float) -> None:
+        """The last batch of *lane* cannot be read from the backlog now."""
+        self.load_pauses[lane] = now + LOAD_PAUSE
+
     # -- after every step ---------------------------------------------------------------------------------
 
     def check(self, core: TrackerCore) -> None:
@@ -587,9 +595,9 @@ class Oracle:
             elif state is LaneState.BACKING_OFF:
                 must(deadline is not None and lane.timer is not None, "I10: a lane backs off for ever")
                 assert lane.timer is not None
-                load_pause = LOAD_PAUSE if lane.batches and lane.batches[-1].lines is None else 0.0
-                longest = max(self.longest_asked, self._pause(lane.attempt, 1.0), load_pause) * (1 + 1e-9)
-                must(lane.timer <= now + longest, "I7: a pause is too long")
+                longest = max(self.longest_asked, self._pause(lane.attempt, 1.0)) * (1 + 1e-9)
+                latest = max(now + longest, self.load_pauses.get(lane, now))
+                must(lane.timer <= latest, "I7: a pause is too long")
         if self.checks >= self.next_counting:  # it takes time for each batch
             batches = sum([len(lane.batches) for lane in lanes])
             self.next_counting = self.checks + 8 + batches // 8

@@ -77,6 +77,8 @@ def test_long_runs_that_found_faults(seed: int) -> None:
         (90_000_042, 100_000),
         (200_200_487, 100_000),
         (500_300_010, 100_000),
+        (1_600_200_097, 2_500),
+        (1_600_500_087, 2_500),
     ],
 )
 def test_seeds_that_found_the_simulator_wrong(seed: int, events: int) -> None:
