@@ -162,11 +162,17 @@ def test_split(keeper: Keeper, lane: Lane, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_dropped_with_its_halves(keeper: Keeper, lane: Lane, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was split goes in the update that keeps its halves, though more is to be put, and again if that failed."""
+    """What was split goes in the update that keeps its halves, whatever else is to be put, and again if that failed."""
     monkeypatch.setattr(keeper_module, "_CHUNK", 1)
     (batch,) = kept(keeper, lane, "a")
+    put(keeper, Lane("views", None), make(keeper, "x"))
+    put(keeper, Lane("pages", None), make(keeper, "y"))
     keeper.split(lane, batch, split(batch))
     put(keeper, lane, make(keeper, "b"))
+    for name in "xy":
+        found = update(keeper)
+        assert (ids(found), found.drop) == ([name], ())
+        keeper.updated(0)
     for _ in range(2):
         found = update(keeper)
         assert (ids(found), found.drop) == (["a.1", "a.2"], ("a",))
@@ -178,9 +184,10 @@ def test_dropped_with_its_halves(keeper: Keeper, lane: Lane, monkeypatch: pytest
     assert (ids(found), found.drop) == (["b"], ())
 
 
-def test_dropped_with_what_is_left_of_its_halves(keeper: Keeper, lane: Lane, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dropped_with_what_is_left_of_its_halves(lane: Lane, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was split goes though its halves have their outcome, also when many marks wait for a disk that fails."""
     monkeypatch.setattr(keeper_module, "_SLACK", 0)
+    keeper = Keeper(Level.PROCESS)
     (batch,) = kept(keeper, lane, "a")
     halves = split(batch)
     keeper.split(lane, batch, halves)
@@ -188,9 +195,13 @@ def test_dropped_with_what_is_left_of_its_halves(keeper: Keeper, lane: Lane, mon
     keeper.failed(0.0)
     for half in halves:
         keeper.settled(lane, half)
+    keeper.seal(lane, 1)
+    keeper.settled(lane, make(keeper, "sent", events=1))
+    assert len(keeper._queue) == 2, "of the marks of that lane the last alone is left, and what drops the batch"
     keeper.hurry()
     found = update(keeper)
     assert (ids(found), found.drop) == ([], ("a", "a.1", "a.2"))
+    assert [mark.index for mark in found.marks] == [3]
 
 
 @pytest.mark.parametrize("under_way", [False, True])
@@ -492,6 +503,7 @@ def test_records_are_given_out_together(keeper: Keeper, lane: Lane) -> None:
     assert recording.deadline() == -inf
     records = recording.take(0.0, lambda each: each.lane)
     assert records is not None
+    assert not records.appended
     assert records.data.count(b"\n") == 2
     assert recording.last is second
     recording.add(third, 0.0)

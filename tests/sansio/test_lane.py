@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from atom_sansio import AuthKey, Endpoint, Flush, encode_event
-from atom_sansio._inlet import Inlet
+from atom_sansio._inlet import CLOSED, NO_INLET, Inlet
 from atom_sansio._lane import Batch, Lane, split
 from atom_sansio._request import bulk_request
 from atom_sansio.testing import ModelCollector, events, streams
@@ -85,6 +85,18 @@ def test_all_of_it(items: list[Any], max_bytes: int) -> None:
         taken += batch.lines
     assert taken == b"".join(map(encode_event, items))
     assert lane.empty
+
+
+def test_a_closed_inlet() -> None:
+    """Nothing may be appended to it any more; what it held is taken out, and what is appended all the same stays."""
+    lane = Lane("s", None, inlet=Inlet(None, "s", 0.0, bytearray(b"1\n2\n"), 2, max_size=100, max_events=9))
+    inlet = lane.inlet
+    lane.close_inlet()
+    inlet.lines += b"3\n"
+    assert (inlet.max_size, inlet.max_events) == (CLOSED, CLOSED)
+    assert inlet.lines == b"3\n"
+    assert [segment.lines for segment in lane.closed] == [b"1\n2\n"]
+    assert lane.inlet is NO_INLET
 
 
 @pytest.mark.parametrize("pattern", [(5, 4000), (4000, 5), (1, 1), (300, 2), (1000, 4000)])

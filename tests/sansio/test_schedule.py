@@ -7,8 +7,9 @@ from itertools import pairwise
 import pytest
 
 from atom_sansio import AuthKey, LaneInput, LaneState
-from atom_sansio._inlet import Inlet
+from atom_sansio._inlet import NO_INLET, Inlet
 from atom_sansio._lane import Lane
+from atom_sansio._ledger import Ledger
 from atom_sansio._schedule import Ages, Schedule
 
 OLD, NEW = AuthKey("old"), AuthKey("new")
@@ -173,12 +174,18 @@ def test_a_time_that_is_over() -> None:
 
 
 def test_nothing_is_due() -> None:
-    """A lane without events has no turn."""
-    schedule = Schedule()
+    """A lane whose first event a signal handler has kept out has no turn, is gone, and gives back what it was lent."""
+    schedule, ledger = Schedule(), Ledger(max_bytes=1000, max_events=100)
     it = lane(events=0)
+    it.inlet.ledger = ledger
+    ledger.room_bytes, ledger.room_events = 960, 96
+    it.inlet.lent_bytes, it.inlet.lent_events = 40, 4
     schedule.add(it)
     schedule.make_due(it)
     assert schedule.take() is None
+    assert it not in schedule
+    assert (ledger.room_bytes, ledger.room_events) == (1000, 100)
+    assert it.inlet is NO_INLET
 
 
 def test_making_ready_disarms() -> None:
