@@ -285,15 +285,22 @@ def test_what_was_exported_is_erased(file: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_output_that_is_not_utf8(file: Path) -> None:
     """Where output takes only ASCII there is only ASCII, and JSON says the same."""
-    for arguments in (["--show", "3"], ["--show", "3", "--json"], ["--export", "-"], ["--list"]):
-        code = f"from atom_sync.cli._group import atom_events; atom_events(['backlog', {str(file)!r}, *{arguments}])"
-        environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
-        result = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, env=environment)
-        text = result.stdout.decode("ascii")
-        if arguments[0] == "--export":
-            assert json.loads(text.splitlines()[2])["event"]["name"] == "café"
-        elif arguments[0] == "--show":
-            assert "caf\\" in text
+    end = "that was it"
+    calls = [["--show", "3"], ["--show", "3", "--json"], ["--export", "-"], ["--list"]]
+    code = f"""
+from atom_sync.cli._group import atom_events
+for arguments in {calls}:
+    atom_events(["backlog", {str(file)!r}, *arguments], standalone_mode=False)
+    print("{end}", flush=True)
+"""
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, env=environment)
+    shown, as_json, exported, listed, nothing = result.stdout.decode("ascii").split(f"{end}\n")
+    assert "caf\\" in shown
+    assert "caf\\" in as_json
+    assert json.loads(exported.splitlines()[2])["event"]["name"] == "café"
+    assert "evil\\x1b" in listed
+    assert nothing == ""
 
 
 def test_numbered_files_are_part_of_it(file: Path) -> None:

@@ -104,20 +104,20 @@ def test_no_server(tmp_path: Path, level: str) -> None:
 
 
 @posix
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signals(tmp_path: Path, number: signal.Signals) -> None:
+def test_signals(tmp_path: Path) -> None:
     """A signal with handle_signals(): all 25 are delivered, by this program or by the next."""
     script = TRACK + "tracker.handle_signals()\nprint('ready', flush=True)\nwhile True: time.sleep(60)"
-    with Cases(tmp_path, SERVERS) as cases, ExitStack() as stack:
+    signals = {f"{server} {signal_.name}": signal_ for server in SERVERS for signal_ in (signal.SIGTERM, signal.SIGINT)}
+    with Cases(tmp_path, signals) as cases, ExitStack() as stack:
         arguments = cases.arguments("process")
         programs = {name: stack.enter_context(Program(script, *arguments[name])) for name in arguments}
-        for program in programs.values():
+        for name, program in programs.items():
             assert program.line() == "ready"
-            program.process.send_signal(number)
+            program.process.send_signal(signals[name])
         for name, program in programs.items():
             code, _, err = program.end()
-            assert code == -number, name
-            assert "Traceback" not in err or number == signal.SIGINT, name
+            assert code == -signals[name], name
+            assert "Traceback" not in err or signals[name] == signal.SIGINT, name
         cases.check(once(*range(25)))
 
 
