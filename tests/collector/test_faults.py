@@ -18,6 +18,8 @@ from urllib.parse import urlsplit
 import pytest
 from programs import envelope, program, request, strace, texts
 
+pytestmark = pytest.mark.thorough
+
 MIB = 1024 * 1024
 
 

@@ -20,7 +20,7 @@ from programs import Forks, envelope, strace
 
 from atom_anyio.collector import Store
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="needs fork and SIGKILL")
+pytestmark = [pytest.mark.thorough, pytest.mark.skipif(os.name == "nt", reason="needs fork and SIGKILL")]
 
 KILLS = int(os.environ.get("ATOM_TEST_KILLS", "40"))
 """How often the first test kills; the other one, a quarter of that."""
@@ -102,7 +102,6 @@ class Load:
         assert None not in found
 
 
-@pytest.mark.thorough
 def test_killed_at_any_moment(tmp_path: Path) -> None:
     """Kills under load, in starting too: what was answered with 200 is stored, and nothing twice or by halves."""
     moments = random.Random(4)
