@@ -68,8 +68,8 @@ def test_beside_threads(url: str) -> None:
                     check(result.lost == result.pending == 0, result)
                     os._exit(0)
                 children.append(pid)
-            for pid in children:
-                check(os.waitpid(pid, 0)[1] == 0, "a child")
+        for pid in children:
+            check(os.waitpid(pid, 0)[1] == 0, "a child")
         result = tracker.stop(20)
         statistics = tracker.statistics()
         check(result.lost == result.pending == 0, result)
