@@ -19,6 +19,7 @@ from atom_sansio import (
     LossReason,
     Mark,
     Options,
+    Outcome,
     Receipt,
     UpdateBacklog,
     encode_event,
@@ -204,6 +205,18 @@ def test_a_receipt_and_a_record() -> None:
     assert [share.wanted for share in it.lane().flushes] == [True]
 
 
+def test_receipts_of_several_records() -> None:
+    """Each follows its own event, in the order of these."""
+    it = Admitting(Level.PROCESS)
+    receipts = [Receipt(), Receipt()]
+    for n, receipt in enumerate(receipts):
+        it.enter(it.record(b"%d\n" % n, receipt=receipt))
+    it.lane().settle_flushes(1, delivered=True)
+    assert [receipt.outcome for receipt in receipts] == [Outcome.DELIVERED, None]
+    it.lane().settle_flushes(1, delivered=True)
+    assert [receipt.outcome for receipt in receipts] == [Outcome.DELIVERED] * 2
+
+
 def test_a_record_whose_key_was_replaced() -> None:
     """It goes where its lane's events go, which have the new key now."""
     it = Admitting(Level.PROCESS)
@@ -319,6 +332,18 @@ def test_what_is_dropped_for_a_record() -> None:
     it.enter(it.record(b"2\n", "a"))
     it.record(b"3\n", "b")
     assert [lane.stream for lane in it.schedule] == ["a"]
+
+
+def test_a_lane_that_has_dropped_all_for_nothing() -> None:
+    """Where the event has no room all the same, its lane is empty then, and has no turn any more."""
+    it = Admitting(max_batch_bytes=1024, max_pending_bytes=1024, on_full="drop_oldest")
+    it.ledger.reserve(900)
+    it.put(b"1\n")
+    it.schedule.make_due(it.lane())
+    assert it.put(number(200)) == -inf
+    assert [loss.lines for loss in it.lost()] == [b"1\n", number(200)]
+    assert len(it.schedule) == 0
+    assert it.schedule.take() is None
 
 
 def test_an_event_that_just_fits() -> None:
