@@ -173,7 +173,17 @@ def test_one_letter_as_json(file: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no disk that is always full")
-@pytest.mark.parametrize("arguments", [[], ["--list"], ["--list", "--json"], ["--export", "-"], ["--show", "1"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--list"],
+        ["--export", "-"],
+        *(
+            pytest.param(arguments, marks=pytest.mark.thorough)
+            for arguments in ([], ["--list", "--json"], ["--show", "1"])
+        ),
+    ],
+)
 def test_full_disk(file: Path, arguments: list[str]) -> None:
     """Output that cannot be written is an error, and no traceback."""
     program = [sys.executable, "-c", "from atom_sync.cli import main; main()", "backlog", str(file), *arguments]

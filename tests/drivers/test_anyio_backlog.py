@@ -49,6 +49,9 @@ from atom_sansio import (
 from atom_sync.backlog import Backlog
 
 LEVELS = [level.value for level in Level]
+LEVELS_OF_A_DISK = [*LEVELS[:-1], pytest.param("disk", marks=pytest.mark.thorough)]
+"""Beside a ``Disk`` of ours the last two do the same: this driver and the core look at whether there are records."""
+
 __all__ = ["_nothing_blocks"]  # a fixture
 
 
@@ -231,7 +234,7 @@ class TestLoop:
 
 
 class TestCancellation:
-    @pytest.mark.parametrize("level", LEVELS)
+    @pytest.mark.parametrize("level", LEVELS_OF_A_DISK)
     @pytest.mark.parametrize("trouble", ["none", "slow", "full", "fails", "fails-at-last"])
     def test_track(self, run_virtually: Any, trouble: str, level: str) -> None:
         """A cancelled track() accepted nothing; one that came to its end did, cancelled or not."""
@@ -270,7 +273,7 @@ class TestCancellation:
             n += 1
         assert n > 1
 
-    @pytest.mark.parametrize("level", LEVELS)
+    @pytest.mark.parametrize("level", LEVELS_OF_A_DISK)
     @pytest.mark.parametrize("latency", [0.0, 1.0, 1e9])
     @pytest.mark.parametrize("method", ["flush", "stop"])
     def test_flush_and_stop(self, run_virtually: Any, method: str, latency: float, level: str) -> None:
@@ -296,7 +299,7 @@ class TestCancellation:
             n += 1
         assert n > 1
 
-    @pytest.mark.parametrize("level", LEVELS)
+    @pytest.mark.parametrize("level", LEVELS_OF_A_DISK)
     @pytest.mark.parametrize("latency", [0.0, 1.0, 1e9])
     def test_whole_program(self, run_virtually: Any, latency: float, level: str) -> None:
         """Wherever a program is cancelled, what it tracked is confirmed or left, and the backlog is closed."""
@@ -378,7 +381,7 @@ class TestCancellation:
         for tenths in range(1, 50, 3):
             run_on("asyncio", VIRTUAL["asyncio"](), partial(main, tenths / 10), patience=1e6)
 
-    @pytest.mark.parametrize("level", LEVELS)
+    @pytest.mark.parametrize("level", LEVELS_OF_A_DISK)
     @pytest.mark.parametrize("all_tasks", [False, True])
     def test_task_cancel_while_leaving(self, monkeypatch: pytest.MonkeyPatch, all_tasks: bool, level: str) -> None:
         """Leaving that is cut short by asyncio's own cancel(), of one task or of all, leaves in the backlog what is."""
@@ -410,7 +413,7 @@ class TestCancellation:
         for tenths in (0, 1, 2, 3, 5, 20, 45, 47, 48, 50):
             run_on("asyncio", VIRTUAL["asyncio"](), partial(main, tenths / 10 + 0.05), patience=1e6)
 
-    @pytest.mark.parametrize("level", LEVELS)
+    @pytest.mark.parametrize("level", LEVELS_OF_A_DISK)
     def test_all_other_tasks(self, monkeypatch: pytest.MonkeyPatch, level: str) -> None:
         """A program that cancels all tasks but its own goes on, and so does its tracker."""
 
@@ -518,7 +521,7 @@ class TestCancellation:
 
 
 class TestStop:
-    @pytest.mark.parametrize("level", LEVELS)
+    @pytest.mark.parametrize("level", LEVELS_OF_A_DISK)
     @pytest.mark.parametrize("method", ["append", "update", "load", "close"])
     def test_disk_that_does_not_answer(self, run_virtually: Any, method: str, level: str) -> None:
         """stop() returns in its time though the disk hangs; what is not safe then is reported, and no task is left."""
@@ -768,7 +771,7 @@ class TestOthers:
         "stop": lambda tracker: tracker.stop(),
     }
 
-    @pytest.mark.parametrize("level", LEVELS)
+    @pytest.mark.parametrize("level", LEVELS_OF_A_DISK)
     @pytest.mark.parametrize("call", CALLS)
     def test_interrupting(self, run_virtually: Any, call: str, level: str) -> None:
         """A handler or finaliser may track wherever it interrupts: the event is sent in time, the ledger adds up."""
