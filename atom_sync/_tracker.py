@@ -562,8 +562,9 @@ def _stop_at_exit() -> None:
     if _exit_registered_in is None:
         atexit.register(_stop_all)
     _exit_registered_in = os.getpid()
-    processes = sys.modules.get("multiprocessing.process")
-    if processes is not None and processes.parent_process() is not None:
+    # Not there yet while another thread loads it, which a child of multiprocessing has done.
+    parent_process = getattr(sys.modules.get("multiprocessing.process"), "parent_process", None)
+    if parent_process is not None and parent_process() is not None:
         # A child of multiprocessing ends without atexit, but with its own finalisers.  It has loaded what makes them.
         sys.modules["multiprocessing.util"].Finalize(None, _stop_all, exitpriority=0)
 

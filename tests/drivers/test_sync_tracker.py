@@ -15,6 +15,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar
 
 import pytest
@@ -131,6 +132,15 @@ class TestThreads:
         for number in range(threads):
             mine = [event for _, event in transport.events if event[0] == number]
             assert mine == [[number, n] for n in range(events)]
+
+    def test_while_multiprocessing_is_loaded(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A tracker's first event is taken while another thread loads multiprocessing, of which half is there."""
+        transport = MemoryTransport()
+        monkeypatch.setitem(sys.modules, "multiprocessing.process", ModuleType("multiprocessing.process"))
+        monkeypatch.setattr("atom_sync._tracker._exit_registered_in", 0)  # as in a child
+        with Tracker(ENDPOINT, transport=transport) as tracker:
+            tracker.track("a", 1)
+        check(tracker, transport, 1)
 
     def test_started_when_needed(self) -> None:
         """A tracker without work has no thread; one with work has a few, never more than max_in_flight."""
