@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
+import threading
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -17,7 +17,8 @@ def stop_on_signals(stop: Callable[[], object], interrupted: Callable[[], bool],
 
     When it is called it puts those back, calls *stop*, and hands the signal on to them, whatever *stop*
     raises.  If *interrupted* says that the signal came in the middle of a call that *stop* must not cut
-    into, a thread does so, which can wait for the end of that call, and then sends the signal again.
+    into, a thread does so, which can wait for the end of that call, and then sends the signal again.  Where no
+    thread can be started the signal is handed on at once, without *stop*: better than that it ends nothing.
 
     Raises:
         ValueError: not in the main thread; nothing was changed.
@@ -34,17 +35,23 @@ def stop_on_signals(stop: Callable[[], object], interrupted: Callable[[], bool],
             finally:
                 os.kill(os.getpid(), signum)
 
-        if interrupted():
-            with contextlib.suppress(RuntimeError):  # no thread can be started: the process ends anyway
-                clock.start(stop_and_send_again, "atom-signal")
-            return
-        try:
-            stop()
-        finally:
+        def hand_on() -> None:
             if callable(before):
                 before(signum, frame)
             elif before == signal.SIG_DFL:
                 os.kill(os.getpid(), signum)
+
+        if not interrupted():
+            try:
+                stop()
+            finally:
+                hand_on()
+            return
+        try:
+            clock.start(stop_and_send_again, "atom-signal")
+        except RuntimeError:
+            if threading.main_thread().is_alive():  # else the interpreter shuts down: all is being stopped, and ends
+                hand_on()
 
     def undo() -> None:
         for signum, before in previous.items():

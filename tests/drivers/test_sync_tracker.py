@@ -784,11 +784,15 @@ class TestSignals:
             targets.pop()()
         assert seen == [signal.SIGTERM]
 
-    def test_no_thread_to_wait_in(self) -> None:
-        """If no thread can be started then, the process is about to end anyway."""
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    @pytest.mark.parametrize("shuts_down", [False, True])
+    def test_no_thread_to_wait_in(self, monkeypatch: pytest.MonkeyPatch, *, shuts_down: bool) -> None:
+        """If no thread can be started then, the signal is handed on, unless the interpreter is about to end anyway."""
+        seen: list[int] = []
+        signal.signal(signal.SIGTERM, lambda signum, frame: seen.append(signum))
         stop_on_signals(pytest.fail, lambda: True, FrozenClock())
+        monkeypatch.setattr(threading.main_thread(), "is_alive", lambda: not shuts_down)
         signal.raise_signal(signal.SIGTERM)
+        assert seen == ([] if shuts_down else [signal.SIGTERM])
 
     def test_interrupted_or_not(self) -> None:
         """The tracker knows whether a handler cuts into a call of its thread, and takes another thread for none."""
@@ -925,6 +929,26 @@ class TestSignalledProcess:
             """
         )
         assert (child.returncode, child.stderr, printed(child)) == (-signal.SIGTERM, "", [1])
+
+    def test_in_the_core_without_a_thread(self) -> None:
+        """Nor does it go unheard where the process may start no thread that would wait for that: it ends at once."""
+        child = run_child(
+            """
+            tracker = Tracker("http://c.example", transport=Printing())
+            tracker.handle_signals()
+            def start(thread):
+                raise RuntimeError("can't start new thread")
+            threading.Thread.start = start
+            def profile(frame, event, arg):
+                if tracker._core.busy:
+                    sys.setprofile(None)
+                    os.kill(os.getpid(), signal.SIGTERM)
+            sys.setprofile(profile)
+            tracker.track("s", 1)
+            print("alive")
+            """
+        )
+        assert (child.returncode, child.stderr, child.stdout) == (-signal.SIGTERM, "", "")
 
 
 class TestExit:
