@@ -429,6 +429,7 @@ class Tracker(Intake[Receipt]):
             return
         timeout = command.timeout if until is None else min(command.timeout, until - self._clock.now())
         outcome: object
+        interrupt: BaseException | None = None
         try:
             given: Any = self._transport.send(command.request, timeout=timeout)
             outcome = given
@@ -436,6 +437,8 @@ class Tracker(Intake[Receipt]):
             outcome = error
         except BaseException as error:  # a transport of the user's may raise anything
             outcome = ConnectionFailed(f"the transport raised {type(error).__name__}: {error}")
+            if until is not None and not isinstance(error, Exception):
+                interrupt = error  # Ctrl-C, say, of who called stop(), in whose thread this is
         if not isinstance(outcome, (Reply, RemoteError)):
             outcome = ConnectionFailed(f"the transport gave a {type(outcome).__name__} for a Reply")
         unit = self._clock.unit()
@@ -448,6 +451,8 @@ class Tracker(Intake[Receipt]):
             self._notify_progress()
             if self._keeping is not None:
                 self._keeping.look()
+        if interrupt is not None:
+            raise interrupt
 
     def _work_came(self) -> None:
         """Have senders look again, and whoever else may be concerned.  Called under the lock."""

@@ -439,6 +439,23 @@ class TestInterruptions:
             tracker.stop()
         check(tracker, transport, 1 if call == "stop" else 2)
 
+    def test_keyboard_interrupt_of_who_sends(self) -> None:
+        """Where no sender can be started stop() sends itself, and Ctrl-C gets out of that, too; the core knows."""
+        transport = MemoryTransport([503])
+        tracker = make_tracker(FrozenClock(), transport=transport)
+        tracker.track("a", 1)
+
+        def interrupted(request: Request, *, timeout: float) -> Reply:
+            raise KeyboardInterrupt
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(transport, "send", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                tracker.stop()
+        statistics = tracker.statistics()
+        assert (statistics.pending, statistics.in_flight, statistics.failures) == (1, 0, 1)
+        assert tracker.stop() == FlushResult(delivered=0, lost=1, pending=0)
+
 
 class TestLife:
     def test_exception(self) -> None:
