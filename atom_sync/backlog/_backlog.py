@@ -89,6 +89,8 @@ class Backlog:
     def open(self, *, numbered: bool = True) -> OpenBacklog:
         """Open the first of its files that nobody has.
 
+        One that cannot be opened, since it is another user's, say, is left for later, as long as there is another.
+
         Args:
             numbered: whether one with a number after its name will do as the one that is written to.
 
@@ -97,12 +99,21 @@ class Backlog:
         """
         own: Segment | None = None
         others = []
+        left: list[tuple[Path, Exception]] = []
         try:
             for number in range(1, MAX_SEGMENTS + 1):
                 path = self._file(number)
-                if own is not None and not path.exists():
+                there = path.exists()
+                if own is not None and not there:
                     continue  # not the end: what was before another one may have been emptied and deleted
-                segment = Segment.open(path, self._level)
+                there = there or lock_of(path).exists()
+                try:
+                    segment = Segment.open(path, self._level)
+                except (OSError, *tables.ERRORS) as error:
+                    left.append((path, error))
+                    if own is None and not (there and numbered):
+                        raise left[0][1] from None  # where no new file can be made no other number will do either
+                    continue
                 if segment is None:
                     if not numbered and own is None:
                         raise BacklogError(f"{path} is in use by {user(path)}")
@@ -112,7 +123,11 @@ class Backlog:
                 else:
                     others.append(segment)
             if own is None:
+                if left:
+                    raise left[0][1]
                 raise BacklogError(f"the backlog {self._path} and all {MAX_SEGMENTS} others of that name are in use")
+            for path, why in left:
+                logger.warning("%s is left for later: %s", path, why)
             return OpenBacklog(own, others)
         except BaseException as error:
             for segment in (own, *others):

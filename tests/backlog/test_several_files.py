@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -20,6 +21,7 @@ from atom_sansio import BacklogError, DeadLetter, KeptBatch, Loss, LossReason, R
 from atom_sync import MemoryTransport, Tracker
 from atom_sync.backlog import Backlog, DeadLetters
 from atom_sync.backlog import _tables as tables
+from atom_sync.backlog._files import lock
 
 
 def tracker(path: Path, answer: Any = None, **options: Any) -> Tracker:
@@ -113,6 +115,54 @@ def test_a_missing_number_is_not_the_end(tmp_path: Path) -> None:
         it.flush(30)
         assert it.statistics().delivered == 2
     assert Backlog(file).files == [file]
+
+
+@pytest.mark.parametrize("unusable", [".2", ""])
+def test_one_that_cannot_be_opened(tmp_path: Path, caplog: pytest.LogCaptureFixture, unusable: str) -> None:
+    """A file that is another user's, say, keeps no tracker from the others; the log says once that it is left."""
+    file = tmp_path / "events.db"
+    for number, suffix in enumerate(("", ".2", ".3"), 1):
+        put(file.with_name(file.name + suffix), (f"batch {number}", "clicks", [number]))
+    locked = tmp_path / f"events.db{unusable}-lock"
+    locked.unlink()
+    locked.mkdir()  # which even root cannot open
+    transport = MemoryTransport()
+    with Tracker("http://x/", backlog=file, transport=transport) as it:
+        it.flush(30)
+    assert sorted(event for _, event in transport.events) == ([1, 3] if unusable else [2, 3])
+    assert [record.message.partition(":")[0] for record in caplog.records] == [
+        f"{tmp_path}/events.db{unusable} is left for later"
+    ]
+    locked.rmdir()
+    with Tracker("http://x/", backlog=file, transport=transport) as it:
+        it.flush(30)
+    assert sorted(event for _, event in transport.events) == [1, 2, 3]
+
+
+def test_none_that_can_be_opened(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Where no new file can be made either, the first file's trouble is what is raised, at once and unlogged."""
+    file = tmp_path / "events.db"
+    for suffix in ("-lock", ".2-lock"):
+        file.with_name(file.name + suffix).mkdir()
+    tried: list[Path] = []
+
+    def no_more(path: Path) -> None:
+        tried.append(path)
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "atom_sync.backlog._backlog.lock", lambda path: no_more(path) if ".3" in path.name else lock(path)
+        )
+        with pytest.raises(BacklogError, match=r"cannot be opened: .*events\.db-lock'"):
+            Backlog(file).open()
+        with pytest.raises(BacklogError, match=r"cannot be opened: .*events\.db-lock'"):
+            Backlog(file).open(numbered=False)
+        patch.setattr("atom_sync.backlog._backlog.MAX_SEGMENTS", 2)
+        with pytest.raises(BacklogError, match=r"cannot be opened: .*events\.db-lock'"):
+            Backlog(file).open()
+    assert tried == [tmp_path / "events.db.3-lock"]
+    assert caplog.records == []
 
 
 def test_the_first_file_or_none(tmp_path: Path) -> None:
