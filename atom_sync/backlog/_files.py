@@ -9,6 +9,8 @@ import threading
 import time
 from pathlib import Path
 
+from atom_sync._late_imports import LONGEST_WAIT
+
 if sys.platform != "win32":
     import fcntl
 
@@ -98,7 +100,8 @@ _locks: set[Lock] = set()
 _no_fork = threading.RLock()
 """Who opens or closes a file of these holds it, and who forks, so that a child knows of each that it has open.
 
-Re-entrant, since a signal handler may fork.
+Re-entrant, since a signal handler may fork.  Who forks waits no longer than ``LONGEST_WAIT``, should a disk hang: a
+file that is still being opened is none that a child has.
 """
 
 
@@ -132,13 +135,22 @@ def user(path: Path) -> str:
         return "another tracker"
 
 
-def _leave_all_to_parent() -> None:
-    for taken in list(_locks):
-        if taken.inherited:  # another hook may have locked something already
-            taken.close()
-    with contextlib.suppress(RuntimeError):  # where a server forks that calls no hook before
+def _before_fork() -> None:
+    _no_fork.acquire(timeout=LONGEST_WAIT)
+
+
+def _after_fork() -> None:
+    with contextlib.suppress(RuntimeError):  # it was waited for in vain
         _no_fork.release()
 
 
+def _leave_all_to_parent() -> None:
+    global _no_fork
+    _no_fork = threading.RLock()  # a thread that is not there in the child may have the other one, for ever
+    for taken in list(_locks):
+        if taken.inherited:  # another hook may have locked something already
+            taken.close()
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_no_fork.acquire, after_in_parent=_no_fork.release, after_in_child=_leave_all_to_parent)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_leave_all_to_parent)

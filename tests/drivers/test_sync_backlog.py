@@ -1202,6 +1202,46 @@ class TestFork:
         )
         assert (child.stdout, child.stderr) == ("events.db\n", "")
 
+    def test_while_a_lock_hangs(self, tmp_path: Path) -> None:
+        """A disk that hangs where a lock is opened holds a fork up for a bounded time; parent and child work then."""
+        child = run_child(
+            """
+            import atom_sync.backlog._files as files
+            from atom_sync.backlog import Backlog
+            files.LONGEST_WAIT = 0.05
+            hangs, over = threading.Event(), threading.Event()
+            open_private = files.open_private
+            def hanging(path, flags):
+                if threading.current_thread() is opening:
+                    hangs.set()
+                    over.wait()
+                return open_private(path, flags)
+            files.open_private = hanging
+            opened = []
+            opening = threading.Thread(target=lambda: opened.append(Backlog(sys.argv[1]).open()))
+            opening.start()
+            hangs.wait()
+            if not os.fork():
+                signal.alarm(10)
+                backlog = Backlog(sys.argv[1]).open()
+                print(backlog.path.name, flush=True)
+                backlog.close()
+                os._exit(0)
+            print(os.waitstatus_to_exitcode(os.wait()[1]))
+            over.set()
+            opening.join()
+            if not os.fork():
+                signal.alarm(10)
+                os._exit(0)
+            print(os.waitstatus_to_exitcode(os.wait()[1]))
+            opened[0].close()
+            print(Backlog(sys.argv[1]).open().path.name)
+            """,
+            str(tmp_path / "events.db"),
+            forks=True,
+        )
+        assert (child.stdout, child.stderr) == ("events.db\n0\n0\nevents.db\n", "")
+
 
 class TestExit:
     def test_hanging_server(self, tmp_path: Path) -> None:
