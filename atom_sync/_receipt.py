@@ -28,6 +28,10 @@ class Receipt(atom_sansio.Receipt):
 
         Returns:
             The outcome; None if there is none within *timeout*.
+
+        Raises:
+            LocalError: the event was tracked before a fork and had no outcome then.  It is the parent's, which alone
+                learns of that.
         """
         if not self.done:
             self._wait(self, timeout)

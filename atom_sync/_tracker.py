@@ -186,7 +186,7 @@ class Tracker(Intake[Receipt]):
 
     def _decide(self, stream: str, line: bytes, auth_key: str | AuthKey | None, receipt: bool) -> Receipt | None:
         key = None if auth_key is None else AuthKey.of(auth_key)
-        given = Receipt(self._wait_for) if receipt else None
+        given = Receipt(partial(self._wait_for, self._lock)) if receipt else None
         core = self._opened()
         keeping = self._keeping
         if keeping is not None and keeping.records and line:
@@ -217,7 +217,9 @@ class Tracker(Intake[Receipt]):
                 raise
         return given
 
-    def _wait_for(self, receipt: Receipt, timeout: float | None) -> None:
+    def _wait_for(self, lock: threading.RLock, receipt: Receipt, timeout: float | None) -> None:
+        if lock is not self._lock:
+            raise LocalError("the event was tracked before a fork; only the parent learns what becomes of it")
         until = inf if timeout is None else self._clock.now() + _check_timeout(timeout)
         with self._lock:
             self._follow(receipt, until)

@@ -15,7 +15,8 @@ from test_anyio_tracker import cancelling
 import atom_anyio
 import atom_sync
 import atom_sync.backlog
-from atom_sansio import AuthKey, LossReason, Outcome
+from atom_sansio import AuthKey, LocalError, LossReason, Outcome
+from atom_sync._tracker import _begin_all_in_child
 
 ENDPOINT = "http://collector.example"
 
@@ -54,6 +55,25 @@ def test_wait_in_vain() -> None:
     waiting.join(60)
     release.set()
     assert outcomes == [Outcome.LOST]
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_in_a_forked_child(tmp_path: Any, *, kept: bool) -> None:
+    """A child learns nothing more of its parent's events, and says so at once; what it tracks itself it does."""
+    transport = atom_sync.MemoryTransport()
+    backlog = tmp_path / "events.db" if kept else None
+    with atom_sync.Tracker(ENDPOINT, transport=transport, backlog=backlog, flush_interval=3600.0) as tracker:
+        settled = tracker.track("s", 1, receipt=True)
+        tracker.flush(60)
+        receipt = tracker.track("s", 2, receipt=True)
+        _begin_all_in_child()
+        with pytest.raises(LocalError, match="before a fork"):
+            receipt.wait(5)
+        assert receipt.outcome is None
+        assert settled.wait() is Outcome.DELIVERED
+        own = tracker.track("s", 3, receipt=True)
+        tracker.flush(60)
+        assert own.wait(60) is Outcome.DELIVERED
 
 
 @pytest.mark.parametrize("timeout", [-1, float("nan"), "1", True])
