@@ -156,14 +156,15 @@ class Tracker(Intake[Receipt]):
                 from ._keeping import Keeping
 
                 core.restore(backlog.recover(), now=self._clock.now())
+                lock = self._lock  # in a child that a handler forks in a call of that there is another one
                 keeping = Keeping(
                     core,
                     backlog,
-                    self._lock,
+                    lock,
                     self._clock,
-                    self._work_came,
+                    lambda: self._work_came() if lock is self._lock else None,
                     block_timeout=self._options.block_timeout,
-                    may_wait=self._may_wait,
+                    may_wait=lambda: lock is self._lock and self._may_wait(),
                     tell=self._tell,
                 )
         except BaseException:
@@ -194,8 +195,8 @@ class Tracker(Intake[Receipt]):
                 record = keeping.put(stream, line, key, given)
             except BacklogFull:
                 record = keeping.put(stream, line, key, given, partial(self._take_in, stream))
-            if record is not None and record.state is _REFUSED:
-                raise BacklogFull(record.trouble)
+            if record is not None and record.state is _REFUSED and keeping is self._keeping:
+                raise BacklogFull(record.trouble)  # or a handler forked in it: then the event is the parent's
             return given
         with self._lock:
             try:

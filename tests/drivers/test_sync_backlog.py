@@ -1202,6 +1202,53 @@ class TestFork:
         )
         assert (child.stdout, child.stderr) == ("events.db\n", "")
 
+    @pytest.mark.parametrize("receipt", [False, True])
+    def test_a_handler_that_forks_in_a_write(self, tmp_path: Path, *, receipt: bool) -> None:
+        """The event that is being written is the parent's, once; the call goes on in the child, which works then."""
+        child = run_child(
+            """
+            import atom_sansio
+            start = threading.Thread.start
+            def no(thread):  # or another thread might have the lock with which the call goes on in the child
+                raise RuntimeError("can't start new thread")
+            threading.Thread.start = no
+            tracker = Tracker("http://c.example", transport=Printing(), backlog=sys.argv[1], flush_interval=3600.0)
+            tracker.track("s", "before")
+            pid = None
+            def fork(signum, frame):
+                global pid
+                pid = os.fork()
+            signal.signal(signal.SIGUSR1, fork)
+            write, armed = os.write, [True]
+            def forking(fd, data):
+                if b"written" in data and armed:
+                    armed.clear()
+                    os.kill(os.getpid(), signal.SIGUSR1)
+                return write(fd, data)
+            os.write = forking
+            receipt = tracker.track("s", "being written", receipt=sys.argv[2] == "True")
+            threading.Thread.start = start
+            if not pid:
+                signal.alarm(10)
+                if receipt is not None:
+                    try:
+                        receipt.wait()
+                    except atom_sansio.LocalError:
+                        receipt = None
+                assert receipt is None
+                tracker.track("s", "child's")
+                assert tracker.statistics().accepted == 1
+                sys.exit(0)
+            assert os.wait()[1] == 0
+            assert tracker.statistics().accepted == 2
+            """,
+            str(tmp_path / "events.db"),
+            str(receipt),
+            forks=True,
+        )
+        assert (child.returncode, child.stderr) == (0, "")
+        assert sorted(map(str, printed(child))) == ["before", "being written", "child's"]
+
     def test_while_a_lock_hangs(self, tmp_path: Path) -> None:
         """A disk that hangs where a lock is opened holds a fork up for a bounded time; parent and child work then."""
         child = run_child(
