@@ -12,10 +12,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import wraps
 from itertools import count
 from math import inf
-from typing import Concatenate, Final, ParamSpec, TypeVar
+from typing import Concatenate, Final, ParamSpec, TypeAlias, TypeVar
 
 from ._admission import Admission, check_key
 from ._delivery import Delivery
@@ -50,6 +51,9 @@ _OPEN: Final = TrackerState.OPEN
 _CLOSED: Final = TrackerState.CLOSED
 _ACCEPTED: Final = RecordState.ACCEPTED
 """To look up a member of an enumeration takes as long as a call does; these are for what is done for each event."""
+
+Interrupting: TypeAlias = tuple[str, bytes, AuthKey | None, float, Receipt | None]
+"""What :meth:`TrackerCore.track_line` was called with in the midst of another call."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -136,7 +140,7 @@ class TrackerCore:
         self._new_keys: list[tuple[str, AuthKey]] = []  # that came while records were being written
         self._told_deadline = inf
         self._busy = False
-        self._interrupting: deque[tuple[str, bytes, AuthKey | None, float, Receipt | None]] = deque()
+        self._interrupting: deque[Interrupting] = deque()
         self._taking_up = False
 
     # -- what the caller asks -------------------------------------------------------------------------
@@ -420,6 +424,15 @@ class TrackerCore:
         return sooner
 
     # -- what came in between -------------------------------------------------------------------------
+
+    @in_turn
+    def take_up(self, events: deque[Interrupting]) -> None:
+        """Take up *events* as if they had interrupted this call; none is left there.
+
+        For a driver that has no core at first, for what comes by interrupting what makes it.
+        """
+        with suppress(IndexError):  # all of them in one go: what a handler raises in between would lose one
+            self._interrupting.extend(iter(events.popleft, None))
 
     def _take_up_interrupting(self) -> None:
         """Track what came in between.  Whoever brought it has gone, so what cannot be taken is reported."""

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 from math import inf
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from weakref import WeakSet
 
 from atom_sansio import (
@@ -42,6 +42,7 @@ from atom_sansio import (
     UpdateBacklog,
 )
 from atom_sansio._logged import BacklogSays
+from atom_sansio._request import check_stream
 from atom_sansio._shown import shown
 
 from ._clock import LOOK_AGAIN, Clock
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
     from atom_sansio import TrackerOptions
+    from atom_sansio._tracker import Interrupting
 
     from ._keeping import Keeping
 
@@ -74,6 +76,8 @@ CLOSE_TIME = 1.0
 
 REPORT_TIME = 0.25
 """Seconds of a ``stop`` at most that are kept for telling ``on_loss`` what could not be sent."""
+
+_OPENING: Final = "only track() may interrupt what opens the backlog, as from a signal handler or a finaliser"
 
 _live: WeakSet[Tracker] = WeakSet()
 
@@ -109,7 +113,7 @@ class Tracker(Intake[Receipt]):
             _load_backlog()
         self._begin()
         try:
-            self._open()
+            self._opened()
             _live.add(self)
         except BaseException:  # Ctrl-C, say, when it is at work already
             if "_core" in self.__dict__:
@@ -129,29 +133,68 @@ class Tracker(Intake[Receipt]):
         self._woken = False
         self._reporter = Reporter(self._options.on_loss, self._lock, self._clock)
         self._keeping: Keeping | None = None
+        self._opening = False  # whether there is no core yet, but a call that makes it
+        self._aside: deque[Interrupting] = deque()  # events that have interrupted that, and are not taken up yet
+        self._aside_bytes = 0
 
-    def _opened(self) -> TrackerCore:
-        """The core; a forked child that had none until now opens the backlog."""
+    def _opened(self, *, kept: bool = True) -> TrackerCore:
+        """The core; a forked child that had none until now opens the backlog, unless nothing is to be *kept*.
+
+        What a signal handler or a finaliser tracks meanwhile is taken up, in its order, once the core is there; should
+        the backlog not open, by the next call that needs the core.
+
+        Raises:
+            BacklogError: the backlog cannot be opened.
+            LocalError: this call has interrupted that.
+        """
         # No __getattr__ does this, with which any attribute takes longer, also those that track() looks at.
         try:
-            return self._core
+            core = self._core
         except AttributeError:
-            with self._lock:
+            pass
+        else:
+            if not self._aside:
+                return core
+        with self._lock:
+            if self._opening:
+                raise LocalError(_OPENING)
+            self._opening = True
+            try:
                 if "_core" not in self.__dict__:
-                    self._open()
-                return self._core
+                    self._open(kept=kept)
+                some = self._keeping is not None or bool(self._aside)
+                self._core.take_up(self._aside)
+                self._aside_bytes = 0
+            finally:
+                self._opening = False
+            if some:
+                self._work_came()
+            return self._core
 
-    def _open(self) -> None:
+    def _set_aside(self, stream: str, line: bytes, key: AuthKey | None, receipt: Receipt | None) -> bool:
+        """Whether this call has interrupted one that makes the core, which takes the event up then."""
+        with self._lock:
+            if not self._opening:
+                return False
+            check_stream(stream)
+            if line:
+                size, events = self._aside_bytes + len(line), len(self._aside) + 1
+                if size > self._options.max_pending_bytes or events > (self._options.max_pending_events or inf):
+                    raise BacklogFull("the backlog is being opened, and there is no room for what comes meanwhile")
+                self._aside_bytes = size
+                self._aside.append((stream, line, key, self._now(), receipt))
+                _stop_at_exit()
+            return True
+
+    def _open(self, *, kept: bool) -> None:
         backlog = None
-        if self._options.backlog is not None:
+        if kept and self._options.backlog is not None:
             from .backlog import open_backlog  # see _load_backlog()
 
             backlog = open_backlog(self._options.backlog)
         keeping = None
         try:
             core = self._new_core(None if backlog is None else backlog.level)
-            for stream, key in self._new_keys.items():
-                core.set_auth_key(stream, key, now=self._clock.now())
             if backlog is not None:
                 from ._keeping import Keeping
 
@@ -173,13 +216,13 @@ class Tracker(Intake[Receipt]):
             raise
         # Without a call, in which a handler might raise; the core last, since others look for it without the lock.
         self._keeping, self._lanes, self._late, self._core = keeping, core.lanes, core.late, core
-        if backlog is not None:
-            with self._lock:
-                self._work_came()
 
     def _new_core(self, level: Level | None) -> TrackerCore:
         clock = self._clock
-        return TrackerCore(self._options, source=clock.unique(), unix_offset=clock.unix_offset(), level=level)
+        core = TrackerCore(self._options, source=clock.unique(), unix_offset=clock.unix_offset(), level=level)
+        for stream, key in self._new_keys.items():
+            core.set_auth_key(stream, key, now=clock.now())
+        return core
 
     # -- what users call ------------------------------------------------------------------------------
 
@@ -188,7 +231,14 @@ class Tracker(Intake[Receipt]):
     def _decide(self, stream: str, line: bytes, auth_key: str | AuthKey | None, receipt: bool) -> Receipt | None:
         key = None if auth_key is None else AuthKey.of(auth_key)
         given = Receipt(partial(self._wait_for, self._lock)) if receipt else None
-        core = self._opened()
+        try:
+            core = self._core if not self._aside else None
+        except AttributeError:
+            core = None
+        if core is None:
+            if self._set_aside(stream, line, key, given):
+                return given
+            core = self._opened()
         keeping = self._keeping
         if keeping is not None and keeping.records and line:
             try:
@@ -223,6 +273,8 @@ class Tracker(Intake[Receipt]):
             raise LocalError("the event was tracked before a fork; only the parent learns what becomes of it")
         until = inf if timeout is None else self._clock.now() + _check_timeout(timeout)
         with self._lock:
+            if self._opening and "_core" not in self.__dict__:  # which cannot go on before this call ends
+                raise LocalError(_OPENING)
             self._follow(receipt, until)
 
     def _take_in(self, stream: str, take: Callable[[], T]) -> T:
@@ -278,10 +330,6 @@ class Tracker(Intake[Receipt]):
         """
         until = self._clock.now() + _check_timeout(timeout)
         cut = until - min(REPORT_TIME, timeout / 10)
-        with self._lock:
-            if "_core" not in self.__dict__:  # a forked child that needed none makes no file to close it
-                core = self._new_core(None)
-                self._lanes, self._late, self._core = core.lanes, core.late, core
         flush = self._send_rest(cut)
         self._give_up_rest()
         self._finish(max(until, self._now() + CLOSE_TIME), cut)
@@ -330,7 +378,8 @@ class Tracker(Intake[Receipt]):
 
     def _close(self) -> Flush:
         with self._lock:
-            flush = self._core.close(now=self._clock.now())
+            core = self._opened(kept=False)  # a forked child that needed none makes no file to close it
+            flush = core.close(now=self._clock.now())
             self._wake()
             self._clock.notify_all(self._room)  # there will never be any for who waits for it
             return flush
@@ -527,15 +576,14 @@ class Tracker(Intake[Receipt]):
 
     def _begin_in_child(self) -> None:
         keeping = self._keeping
+        self._lanes, self._late = {}, deque()
+        self.__dict__.pop("_core", None)
         self._begin()
+        if keeping is not None:
+            keeping.leave_to_parent()
         if self._options.backlog is None:
-            self._open()
-        else:
-            if keeping is not None:
-                keeping.leave_to_parent()
-            # A file of its own is opened when the child first needs one: most children track nothing.
-            self._lanes, self._late = {}, deque()
-            self.__dict__.pop("_core", None)
+            self._opened()
+        # A file of its own is opened when the child first needs one: most children track nothing.
         reset = getattr(self._transport, "reset_after_fork", None)
         if reset is not None:
             reset()
@@ -583,7 +631,8 @@ def _stop_all() -> None:
     All send at once, and then all write to their backlogs at once, so that none waits for the server or the disk of
     another.  A transport's ``close()`` may raise or block, so all are heard before the first is called.
     """
-    trackers = [tracker for tracker in _live if "_core" in tracker.__dict__]  # or a forked child did not need it
+    # A forked child may not have needed it.
+    trackers = [tracker for tracker in _live if "_core" in tracker.__dict__ or tracker._aside]
     until = time.monotonic() + EXIT_TIMEOUT
     cuts = {tracker: until - tracker._time_after_sending() for tracker in trackers}
     trackers.sort(key=cuts.__getitem__)

@@ -19,13 +19,16 @@ from test_sync_tracker import CANARY, ENDPOINT, FrozenClock, make_tracker, posix
 from virtual import PATIENCE, Guarded, VirtualClock, interrupting
 
 from atom_sansio import (
+    AuthKey,
     BacklogError,
     BacklogFull,
     BatchUnreadable,
     FlushResult,
     Level,
+    LocalError,
     Loss,
     LossReason,
+    Outcome,
     Records,
     Reply,
     Request,
@@ -1084,6 +1087,151 @@ class TestFork:
             signed = {b"child" in request.body: b'"auth"' in request.body for request in transport.requests}
             assert signed == {True: True, False: False}
         assert [each.closed for each in disk.opened] == [0, 1]
+
+    @pytest.mark.parametrize("level", LEVELS)
+    def test_interrupted_while_it_opens(self, level: str) -> None:
+        """Wherever another track() interrupts the child's first one, the backlog is opened once, and both are sent."""
+        n, step = 1 + sys.version_info[1] % 5, 5
+        while True:
+            transport = MemoryTransport()
+            receipts: list[Any] = []
+            with VirtualClock() as clock:
+                disk = Disk(level)
+                tracker = make_tracker(clock, transport=transport, backlog=disk)
+                tracker._begin_in_child()
+
+                def interrupt() -> None:
+                    receipts.append(tracker.track("a", "from within", receipt=True))  # noqa: B023 - called at once
+
+                with interrupting(n, interrupt) as count:
+                    tracker.track("b", 1)
+                clock.sleep(15)
+                assert len(disk.opened) == 2
+                assert sorted(map(str, events_of(transport))) == ["1", "from within"][: 1 + len(receipts)], n
+                assert all(receipt.outcome is Outcome.DELIVERED for receipt in receipts)
+                tracker.stop()
+                assert tracker.statistics().accepted == 1 + len(receipts)
+            if count() < n:
+                return
+            n += step
+
+    @staticmethod
+    def opening(
+        clock: VirtualClock, transport: MemoryTransport, *actions: Callable[[Tracker], object], **options: Any
+    ) -> Any:
+        """A tracker in a child, where each opening of the backlog makes an action, and fails but for the last one."""
+        left = list(actions)
+
+        class Opening(Disk):
+            def open(self) -> Opened:
+                if self.opened:
+                    left.pop(0)(tracker)
+                    if left:
+                        raise BacklogError("no space left")
+                return super().open()
+
+        tracker = make_tracker(clock, transport=transport, backlog=Opening(), **options)
+        clock.sleep(1)  # its threads, which no child has, begin before
+        tracker._begin_in_child()
+        return tracker
+
+    def test_interrupted_while_it_cannot_be_opened(self) -> None:
+        """What interrupted in vain is taken up by the next call that opens the backlog, in its order, and first."""
+        transport = MemoryTransport()
+        receipts = []
+        with VirtualClock() as clock:
+            tracker = self.opening(
+                clock,
+                transport,
+                lambda it: receipts.extend(it.track("a", n, receipt=True) for n in (1, 2)),
+                lambda it: receipts.append(it.track("a", 3, receipt=True)),
+            )
+            with pytest.raises(BacklogError):
+                tracker.track("a", "not accepted")
+            assert [receipt.wait(1) for receipt in receipts] == [None, None]
+            tracker.track("a", 4)
+            assert tracker.flush() == FlushResult(delivered=4, lost=0, pending=0)
+            assert events_of(transport) == [1, 2, 3, 4]
+            assert [receipt.outcome for receipt in receipts] == [Outcome.DELIVERED] * 3
+            tracker.stop()
+
+    @pytest.mark.parametrize("status", [200, 503])
+    def test_stopped_before_it_can_be_opened(self, status: int) -> None:
+        """stop() sends what has interrupted in vain, signed as it should be, or reports it lost."""
+        transport = MemoryTransport(lambda request: status)
+        losses: list[Loss] = []
+        receipts = []
+        with VirtualClock() as clock:
+            tracker = self.opening(
+                clock,
+                transport,
+                lambda it: receipts.append(it.track("a", 1, receipt=True)),
+                Tracker.statistics,
+                on_loss=losses.append,
+            )
+            tracker._new_keys["a"] = AuthKey("key")
+            with pytest.raises(BacklogError):
+                tracker.track("a", "not accepted")
+            result = tracker.stop()
+            assert sum((result.delivered, result.lost)) == 1
+            assert b'"auth"' in transport.requests[0].body
+            assert receipts[0].outcome is (Outcome.DELIVERED if status == 200 else Outcome.LOST)
+            assert [(loss.events, loss.reason) for loss in losses] == [((1,), LossReason.STOPPED)][: result.lost]
+            assert tracker.statistics().accepted == 1
+
+    def test_only_track_may_interrupt_what_opens_it(self) -> None:
+        """Any other call there is refused, makes no second core, and harms nothing; so is what there is no room for."""
+        refused = []
+
+        def interrupt(tracker: Tracker) -> None:
+            receipt = tracker.track("a", 1, receipt=True)
+            for call in (
+                tracker.flush,
+                tracker.stop,
+                tracker.statistics,
+                lambda: tracker.set_auth_key("a", "key"),
+                receipt.wait,
+            ):
+                with pytest.raises(LocalError, match=r"^only track\(\) may interrupt what opens"):
+                    call()
+                refused.append(call)
+            with pytest.raises(BacklogFull):
+                tracker.track("a", 2)
+            with pytest.raises(ValueError, match="stream"):
+                tracker.track("", 2)
+            assert tracker._interrupted()
+
+        transport = MemoryTransport()
+        with VirtualClock() as clock:
+            tracker = self.opening(clock, transport, interrupt, max_pending_events=1)
+            tracker.track("a", 3)
+            tracker.stop()
+            assert events_of(transport) == [1, 3]
+        assert len(refused) == 5
+
+    def test_end_of_a_child_that_could_not_open_it(self, tmp_path: Path) -> None:
+        """What has interrupted an opening in vain, in a child that tracks nothing else, is sent at its end."""
+        child = run_child(
+            """
+            from atom_sansio import BacklogError
+            from atom_sync.backlog import Backlog
+            tracker = Tracker("http://c.example", transport=Printing(), backlog=sys.argv[1])
+            if not os.fork():
+                signal.alarm(10)
+                def cannot(self, *, numbered=True):
+                    tracker.track("s", "finaliser's")
+                    raise BacklogError("no space left")
+                Backlog.open = cannot
+                try:
+                    tracker.track("s", "not accepted")
+                except BacklogError:
+                    sys.exit(0)
+            sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
+            """,
+            str(tmp_path / "events.db"),
+            forks=True,
+        )
+        assert (child.returncode, child.stderr, printed(child)) == (0, "", ["finaliser's"])
 
     def test_imports(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """No import is begun under a lock that a finaliser in another import may wait for; in a child neither."""

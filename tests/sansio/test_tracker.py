@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Callable
 from math import inf
 from typing import Any
@@ -19,6 +20,8 @@ from atom_sansio import (
     Loss,
     LossReason,
     Options,
+    Outcome,
+    Receipt,
     Reply,
     ReportLoss,
     ReportParked,
@@ -1119,6 +1122,23 @@ class TestInterrupted:
             assert t.core.statistics().accepted == count
             t.answer(command)
             t.track("next")
+
+    def test_before_there_was_a_core(self) -> None:
+        """What came before, and while that is taken up, is accepted in its order; what cannot be is reported."""
+        t = Tracker(max_pending_events=2)
+        receipts = [Receipt() for _ in range(3)]
+        early = deque(("a", b"%d\n" % n, None, 0.0, receipts[n]) for n in range(3))
+        t.core.take_up(early)
+        assert not early
+        assert t.core.next_deadline() == -inf
+        report, command = t.pull()
+        assert isinstance(report, ReportLoss)
+        assert (report.loss.events, report.loss.reason) == ((2,), LossReason.BACKLOG_FULL)
+        assert isinstance(command, SendRequest)
+        assert events(command) == [0, 1]
+        t.answer(command)
+        assert [receipt.outcome for receipt in receipts] == [Outcome.DELIVERED, Outcome.DELIVERED, Outcome.LOST]
+        assert t.ledger() == (3, 2, 1, 0)
 
     def test_many(self) -> None:
         """A handler may track as many events as it likes, in order."""
