@@ -93,6 +93,10 @@ class _Thread(threading.Thread):
         super().__init__(target=target, name=name, daemon=daemon)
         self._started = _Unawaited()  # what start() waits for, in all versions of CPython so far
 
+    def join(self, timeout: float | None = None) -> None:
+        threading.Event.wait(self._started, timeout)  # or a program that waits for all threads would find it too new
+        super().join(timeout)
+
 
 class _Unawaited(threading.Event):
     def wait(self, timeout: float | None = None) -> bool:

@@ -515,7 +515,7 @@ class Keeping:
         self._work_came()
 
     def _tell_trouble(self, trouble: str) -> None:
-        if trouble not in self._troubles:
+        if not self._left and trouble not in self._troubles:  # in a child that a handler forks it is the parent's
             self._troubles.add(trouble)
             self._tell(f"records of the backlog cannot be written, and are tried again: {trouble}")
 

@@ -110,9 +110,9 @@ class Backlog:
                 try:
                     segment = Segment.open(path, self._level)
                 except (OSError, *tables.ERRORS) as error:
+                    if number == 1 or not (own or there):  # where no new file can be made no other number will do
+                        raise
                     left.append((path, error))
-                    if own is None and not (there and numbered):
-                        raise left[0][1] from None  # where no new file can be made no other number will do either
                     continue
                 if segment is None:
                     if not numbered and own is None:

@@ -117,21 +117,27 @@ def test_a_missing_number_is_not_the_end(tmp_path: Path) -> None:
     assert Backlog(file).files == [file]
 
 
-@pytest.mark.parametrize("unusable", [".2", ""])
-def test_one_that_cannot_be_opened(tmp_path: Path, caplog: pytest.LogCaptureFixture, unusable: str) -> None:
-    """A file that is another user's, say, keeps no tracker from the others; the log says once that it is left."""
+@pytest.mark.parametrize("busy", [False, True])
+def test_one_that_cannot_be_opened(tmp_path: Path, caplog: pytest.LogCaptureFixture, *, busy: bool) -> None:
+    """A numbered file that is another user's, say, keeps no tracker from the others; the log says once that it is left.
+
+    Nor does it if the first one is in use, so that it would be the one to write to.
+    """
     file = tmp_path / "events.db"
     for number, suffix in enumerate(("", ".2", ".3"), 1):
         put(file.with_name(file.name + suffix), (f"batch {number}", "clicks", [number]))
-    locked = tmp_path / f"events.db{unusable}-lock"
+    locked = tmp_path / "events.db.2-lock"
     locked.unlink()
     locked.mkdir()  # which even root cannot open
     transport = MemoryTransport()
+    user = lock(tmp_path / "events.db-lock") if busy else None
     with Tracker("http://x/", backlog=file, transport=transport) as it:
         it.flush(30)
-    assert sorted(event for _, event in transport.events) == ([1, 3] if unusable else [2, 3])
+    if user is not None:
+        user.close()
+    assert sorted(event for _, event in transport.events) == ([3] if busy else [1, 3])
     assert [record.message.partition(":")[0] for record in caplog.records] == [
-        f"{tmp_path}/events.db{unusable} is left for later"
+        f"{tmp_path}/events.db.2 is left for later"
     ]
     locked.rmdir()
     with Tracker("http://x/", backlog=file, transport=transport) as it:
@@ -140,10 +146,11 @@ def test_one_that_cannot_be_opened(tmp_path: Path, caplog: pytest.LogCaptureFixt
 
 
 def test_none_that_can_be_opened(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Where no new file can be made either, the first file's trouble is what is raised, at once and unlogged."""
+    """Where no new file can be made either, that is what is raised, at once and unlogged."""
     file = tmp_path / "events.db"
-    for suffix in ("-lock", ".2-lock"):
-        file.with_name(file.name + suffix).mkdir()
+    user = lock(tmp_path / "events.db-lock")
+    assert user is not None
+    file.with_name("events.db.2-lock").mkdir()
     tried: list[Path] = []
 
     def no_more(path: Path) -> None:
@@ -154,13 +161,12 @@ def test_none_that_can_be_opened(tmp_path: Path, caplog: pytest.LogCaptureFixtur
         patch.setattr(
             "atom_sync.backlog._backlog.lock", lambda path: no_more(path) if ".3" in path.name else lock(path)
         )
-        with pytest.raises(BacklogError, match=r"cannot be opened: .*events\.db-lock'"):
+        with pytest.raises(BacklogError, match=r"cannot be opened: .*No space left on device"):
             Backlog(file).open()
-        with pytest.raises(BacklogError, match=r"cannot be opened: .*events\.db-lock'"):
-            Backlog(file).open(numbered=False)
         patch.setattr("atom_sync.backlog._backlog.MAX_SEGMENTS", 2)
-        with pytest.raises(BacklogError, match=r"cannot be opened: .*events\.db-lock'"):
+        with pytest.raises(BacklogError, match=r"cannot be opened: .*events\.db\.2-lock'"):
             Backlog(file).open()
+    user.close()
     assert tried == [tmp_path / "events.db.3-lock"]
     assert caplog.records == []
 
