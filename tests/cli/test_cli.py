@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import io
 import json
@@ -19,7 +20,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from atom_anyio.collector import Collector
-from atom_sansio import FlushResult
+from atom_sansio import FlushResult, Options
 from atom_sync import Tracker
 from atom_sync.cli._demo import _compare, _Row
 from atom_sync.cli._group import atom_events
@@ -55,6 +56,23 @@ def test_demo_succeeds() -> None:
     assert result.exit_code == 0, result.output
     for word in ("threads", "asyncio", "trio", "Every event was stored once"):
         assert word in result.output
+
+
+def test_demo_takes_nothing_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backlog that the environment names stays as it is; no other option and no proxy that it names is in the way."""
+    backlog = tmp_path / "events.db"
+    kept = send("http://127.0.0.1:9/", "-", "--timeout", "0.05", "--backlog", str(backlog), stdin=b"1\n2\n", stream="s")
+    assert f"2 events left in {backlog}" in kept.output
+    monkeypatch.setattr("atom_sync.cli._demo._read_events", lambda: [{"id": 1}, {"id": 2}])
+    for option in dataclasses.fields(Options):
+        monkeypatch.setenv(f"ATOM_{option.name.upper()}", "no such value")
+    monkeypatch.setenv("ATOM_BACKLOG", str(backlog))
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    result = CliRunner(env={"COLUMNS": "200"}).invoke(atom_events, ["demo"])
+    assert result.exit_code == 0, (result.output, result.exception)
+    found = CliRunner().invoke(atom_events, ["backlog", str(backlog)])
+    assert f"{backlog}: 2 events pending" in found.output
 
 
 def test_demo_reports_differences(monkeypatch: pytest.MonkeyPatch) -> None:
