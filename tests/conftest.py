@@ -1,13 +1,16 @@
-"""What all tests share: hypothesis profiles, signals, and the coverage that the whole suite must have."""
+"""What all tests share: hypothesis profiles, signals, environment, and the coverage that the whole suite must have."""
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 import signal
 
 import pytest
 from hypothesis import settings
+
+from atom_sansio import Options
 
 settings.register_profile("default", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
@@ -19,7 +22,13 @@ FLOORS = {"atom_sansio": 100.0, "atom_sync": 95.0, "atom_anyio": 95.0, "atom_syn
 
 
 def pytest_configure() -> None:
-    """Let the programs that tests start have signals that are ignored in the background and under ``nohup``."""
+    """Let tests, and the programs that they start, find nothing that whoever runs them has set for other programs.
+
+    That is options of a tracker, such as a backlog whose events would be delivered to a test, and signals, which are
+    ignored in the background and under ``nohup``.
+    """
+    for option in (*(field.name for field in dataclasses.fields(Options)), "collector_keys"):
+        os.environ.pop(f"ATOM_{option.upper()}", None)
     for name, handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is signal.SIG_IGN:
