@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, cast
 import click
 import orjson
 
-from atom_sansio import BacklogError, BacklogFull, EventError, element_texts
+from atom_sansio import BacklogError, BacklogFull, EventError, OnFull, element_texts
 from atom_sansio._request import check_stream
 from atom_sync import Tracker
 from atom_sync.backlog import Backlog, OpenBacklog
@@ -60,8 +60,11 @@ def send(file: Path, stream: str, endpoint: str, auth_key_env: str | None, timeo
     FILE may be compressed with gzip; - is standard input.  Bad lines are reported by number and left out.  Exits
     with 1 if there were any or if an event was not delivered, with 130 after Ctrl-C.
 
-    With --backlog nothing that was read is lost: it is in that file when this ends in whatever way, and sent by
-    whoever opens it next.  `atom-events backlog` shows it.
+    A line waits until there is room for its event.  If there is none for as long as --timeout this gives up, and
+    says at which line: that one and what follows are not sent.
+
+    With --backlog what was taken from FILE before is not lost: it is in the backlog when this ends in whatever way,
+    and sent by whoever opens it next.  `atom-events backlog` shows it.
     """
     key = read_key(auth_key_env)
     try:
@@ -72,7 +75,13 @@ def send(file: Path, stream: str, endpoint: str, auth_key_env: str | None, timeo
     try:
         # For this stream, since a key of the environment's for all or for this one must not go before it.
         kept = None if backlog is None else _Kept(backlog)
-        options: TrackerOptions = {"block_timeout": timeout, "backlog": kept, "on_loss": losses}
+        # A file can wait for room, whatever the environment says of events that cannot.
+        options: TrackerOptions = {
+            "on_full": OnFull.BLOCK,
+            "block_timeout": timeout,
+            "backlog": kept,
+            "on_loss": losses,
+        }
         if key is not None:
             options["auth_keys"] = {stream: key}
         tracker = Tracker(endpoint, **options)
@@ -86,7 +95,10 @@ def send(file: Path, stream: str, endpoint: str, auth_key_env: str | None, timeo
             try:
                 job.read(source)
             except BacklogFull as error:
-                sendoff.problem(f"gave up: the backlog is full and nothing was delivered for {timeout:g} s: {error}")
+                sendoff.problem(
+                    f"gave up at line {job.line}, for which there was no room for {timeout:g} s ({error});"
+                    " this line and what follows are not sent"
+                )
             sendoff.see_off()
     except KeyboardInterrupt:
         interrupted = True
@@ -126,14 +138,16 @@ class _Job:
         self._stream = stream
         self._sendoff = sendoff
         self.events = 0
+        self.line = 0
+        """The number of the one in hand."""
 
     def read(self, source: IO[bytes]) -> None:
-        for number, line in enumerate(source, 1):
-            self._track(number, line.strip())
-            if number % 256 == 0:
+        for self.line, line in enumerate(source, 1):
+            self._track(line.strip())
+            if self.line % 256 == 0:
                 self._sendoff.show()
 
-    def _track(self, number: int, line: bytes) -> None:
+    def _track(self, line: bytes) -> None:
         if not line:
             return
         self.events += 1
@@ -145,7 +159,7 @@ class _Job:
             event = texts[0] if line.startswith(b'"') else orjson.Fragment(texts[0])
             self._tracker.track(self._stream, event)
         except ValueError as error:
-            self._sendoff.problem(f"line {number}: {str(error).partition(': line 1')[0]}")
+            self._sendoff.problem(f"line {self.line}: {str(error).partition(': line 1')[0]}")
 
 
 @contextmanager

@@ -20,7 +20,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from atom_anyio.collector import Collector
-from atom_sansio import FlushResult, Options
+from atom_sansio import FlushResult, OnFull, Options
 from atom_sync import Tracker
 from atom_sync.cli._demo import _compare, _Row
 from atom_sync.cli._group import atom_events
@@ -184,11 +184,23 @@ def test_a_dead_collector_gives_up() -> None:
 
 
 def test_a_full_backlog_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """When the backlog is full and nothing moves it ends after the time-out."""
+    """When nothing moves and there is no room it ends after the time-out, and says at which line."""
     monkeypatch.setenv("ATOM_MAX_PENDING_EVENTS", "2")
     result = send("http://127.0.0.1:9/", "-", "--timeout", "0.05", stdin=b'{"id":1}\n' * 5)
     assert result.exit_code == 1
-    assert "gave up: the backlog is full" in result.output
+    assert "gave up at line 3, for which there was no room for 0.05 s (" in result.output
+    assert "); this line and what follows are not sent\n" in result.output
+    assert "2 lost, stopped" in result.output
+
+
+@pytest.mark.parametrize("policy", [policy.value for policy in OnFull])
+def test_a_file_waits_for_room(collector: str, monkeypatch: pytest.MonkeyPatch, policy: str) -> None:
+    """However much there is of it all arrives, whatever the environment says of events for which there is no room."""
+    monkeypatch.setenv("ATOM_MAX_PENDING_EVENTS", "2")
+    monkeypatch.setenv("ATOM_ON_FULL", policy)
+    result = send(collector, "-", stdin=b'{"id":1}\n' * 50)
+    assert result.exit_code == 0, result.output
+    assert "50 of 50 events delivered" in result.output
 
 
 @pytest.mark.parametrize(
