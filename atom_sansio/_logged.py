@@ -34,8 +34,7 @@ def cause_and_words(report: Report) -> tuple[Hashable, str]:
         return ("parked", report.status), f"{why}; {more}"
     loss = report.loss
     return (loss.reason, loss.status), (
-        f"{loss.count} events of stream {loss.stream!r} are lost ({loss.reason.value}, status {loss.status}):"
-        f" {loss.message}; losses of this kind are logged once, pass on_loss to see them all"
+        f"{_lost(loss, loss.count)}; losses of this kind are logged once, pass on_loss to see them all"
     )
 
 
@@ -54,11 +53,19 @@ def causes_and_words(reports: Iterable[Report], *, on_loss: bool) -> Iterator[tu
         first, others = alike[0], len({loss.stream for loss in alike}) - 1
         more = "" if not others else f" and {others} other{'s' * (others > 1)}"
         these = "this loss" if len(alike) == 1 else f"these {len(alike)} losses"
-        what = f"{sum(loss.count for loss in alike)} events of stream {first.stream!r}{more}"
-        why = f"{first.reason.value}, status {first.status}"
-        yield ("untold", cause), f"{what} are lost ({why}): {first.message}; on_loss has not returned from {these}"
+        what = _lost(first, sum(loss.count for loss in alike), more)
+        yield ("untold", cause), f"{what}; on_loss has not returned from {these}"
 
 
 def too_slow(untold: int) -> str:
     """What is logged of *untold* losses that there was no room to keep until ``on_loss`` came to them."""
     return f"on_loss is slower than losses come: it was not told of {untold}, which statistics() counts"
+
+
+def _lost(loss: Loss, events: int, more: str = "") -> str:
+    """That *events* are lost as *loss* says, of its stream and *more*."""
+    what, are = ("event", "is") if events == 1 else ("events", "are")
+    return (
+        f"{events} {what} of stream {loss.stream!r}{more} {are} lost"
+        f" ({loss.reason.value}, status {loss.status}): {loss.message}"
+    )

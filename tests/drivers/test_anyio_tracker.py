@@ -1067,8 +1067,8 @@ class TestReports:
 
         run(main)
         assert [(record.name, record.message.split(";")[0]) for record in caplog.records] == [
-            ("atom", "1 events of stream 'a' are lost (rejected, status 400): status 400"),
-            ("atom", "1 events of stream 'a' are lost (rejected, status 404): status 404"),
+            ("atom", "1 event of stream 'a' is lost (rejected, status 400): status 400"),
+            ("atom", "1 event of stream 'a' is lost (rejected, status 404): status 404"),
         ]
 
     def test_callback_that_stops(self, run_virtually: Any) -> None:
@@ -1123,8 +1123,7 @@ class TestReports:
         assert [message for _, _, message in caplog.record_tuples] == [
             "2 events of stream 's' and 1 other are lost (rejected, status 400): status 400;"
             " on_loss has not returned from these 2 losses",
-            "1 events of stream 't' are lost (rejected, status 422): status 422;"
-            " on_loss has not returned from this loss",
+            "1 event of stream 't' is lost (rejected, status 422): status 422; on_loss has not returned from this loss",
         ]
 
     def test_number_that_there_is_no_time_for(

@@ -1494,7 +1494,7 @@ class TestExit:
         assert after - before < 1.4  # it would be more if each had a second
         if hangs == "update":  # at this level nothing else has what was not written
             said = child.stderr.splitlines()
-            assert {line.split(" are lost")[0] for line in said} == {f"1 events of stream '{name}'" for name in "abc"}
+            assert {line.split(" is lost")[0] for line in said} == {f"1 event of stream '{name}'" for name in "abc"}
             assert all("the backlog cannot be written: it does not answer" in line for line in said)
         else:
             assert child.stderr == ""

@@ -608,9 +608,9 @@ class TestReports:
                 tracker.track("a", i)
         told = [(record.name, record.message.split(";")[0]) for record in caplog.records]
         assert told == [
-            ("atom", "1 events of stream 'a' are lost (rejected, status 400): status 400"),
-            ("atom", "1 events of stream 'a' are lost (rejected, status 404): status 404"),
-            ("atom", "1 events of stream 'a' are lost (redirected, status 302): status 302"),
+            ("atom", "1 event of stream 'a' is lost (rejected, status 400): status 400"),
+            ("atom", "1 event of stream 'a' is lost (rejected, status 404): status 404"),
+            ("atom", "1 event of stream 'a' is lost (redirected, status 302): status 302"),
         ]
         check(tracker, transport, 6, lost=5)
 
@@ -999,7 +999,7 @@ class TestExit:
         child = run_child(self.SCRIPT, f"http://127.0.0.1:{serve(script).origin().port}/", "0.2")
         assert child.returncode == 0
         # Of both trackers; more than once, perhaps, where the end comes while one is telling.
-        assert child.stderr.count("1 events of stream 's' are lost (stopped, status None)") >= 2
+        assert child.stderr.count("1 event of stream 's' is lost (stopped, status None)") >= 2
         assert "Traceback" not in child.stderr
 
     def test_dead_server(self) -> None:
@@ -1008,7 +1008,7 @@ class TestExit:
             port = listener.getsockname()[1]
         child = run_child(self.SCRIPT, f"http://127.0.0.1:{port}/", "0.2")
         assert child.returncode == 0
-        assert child.stderr.count("are lost (stopped, status None)") >= 2
+        assert child.stderr.count("is lost (stopped, status None)") >= 2
         assert "Traceback" not in child.stderr
 
     def test_logging_is_ready_in_time(self) -> None:
@@ -1048,7 +1048,7 @@ class TestExit:
         # the log says.
         assert child.returncode == 0
         assert child.stdout.strip() in ("stopped", "")
-        assert "1 events of stream 's' are lost (stopped" in child.stderr
+        assert "1 event of stream 's' is lost (stopped" in child.stderr
 
     def test_callback_that_there_is_no_time_for(self) -> None:
         """What on_loss had no time to hear of is logged, since nothing is lost in silence."""
@@ -1066,8 +1066,8 @@ class TestExit:
             """
         )
         assert (child.returncode, child.stdout) == (0, "s\n")
-        assert "1 events of stream 's' are lost (rejected" in child.stderr  # it has not returned
-        assert "1 events of stream 't' are lost (rejected" in child.stderr
+        assert "1 event of stream 's' is lost (rejected" in child.stderr  # it has not returned
+        assert "1 event of stream 't' is lost (rejected" in child.stderr
 
     def test_callback_that_is_too_slow(self) -> None:
         """Losses that on_loss has not returned from are logged as numbers, by cause, those too many to be held too."""
@@ -1102,7 +1102,7 @@ class TestExit:
             """
         )
         assert child.returncode == 0
-        assert "1 events of stream 's' are lost (rejected" in child.stderr
+        assert "1 event of stream 's' is lost (rejected" in child.stderr
 
     def test_one_that_cannot_be_stopped(self) -> None:
         """What raises while one tracker is stopped is logged, and the losses of the others are said all the same."""
@@ -1119,7 +1119,7 @@ class TestExit:
             """
         )
         assert child.returncode == 0
-        assert child.stderr.count("1 events of stream 's' are lost (stopped") == 3
+        assert child.stderr.count("1 event of stream 's' is lost (stopped") == 3
         assert child.stderr.count("to stop a tracker raised OSError") == 3
         assert child.stderr.count("OSError: it is closed") == 3
 
@@ -1136,7 +1136,7 @@ class TestExit:
             trackers[1]._follow = interrupted
             """
         )
-        assert child.stderr.count("1 events of stream 's' are lost (stopped") == 3
+        assert child.stderr.count("1 event of stream 's' is lost (stopped") == 3
         assert child.stderr.count("KeyboardInterrupt") == 1
 
     def test_exit_in_a_thread(self) -> None:

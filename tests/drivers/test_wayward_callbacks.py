@@ -105,9 +105,9 @@ async def test_a_callback_that_changes_what_cancels_it(caplog: pytest.LogCapture
             await tracker.track(stream, 1)
         await tracker.flush()
         await tracker.stop(0.01)
-    assert [message[:32] for message in sorted(caplog.messages)] == [
-        "1 events of stream 'a' are lost ",
-        "1 events of stream 'b' are lost ",
+    assert [message[:30] for message in sorted(caplog.messages)] == [
+        "1 event of stream 'a' is lost ",
+        "1 event of stream 'b' is lost ",
     ]
 
 
@@ -164,7 +164,7 @@ async def test_a_log_handler_that_raises(monkeypatch: pytest.MonkeyPatch, closed
             assert sum(tracker.statistics().lost.values()) == 2
             if not closed:
                 assert "a bug in a user's handler" in stderr.getvalue()
-                assert ("are lost" if on_loss is None else "on_loss raised KeyError") in stderr.getvalue()
+                assert ("is lost" if on_loss is None else "on_loss raised KeyError") in stderr.getvalue()
     finally:
         logging.getLogger("atom").removeHandler(handler)
     assert told == [1, 1]

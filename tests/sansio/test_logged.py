@@ -11,12 +11,13 @@ def loss(
     status: int | None = 400,
     message: str = "no table",
     stream: str = "clicks",
+    count: int = 2,
 ) -> ReportLoss:
     return ReportLoss(
         loss=Loss(
             stream=stream,
-            lines=b"1\n2\n",
-            count=2,
+            lines=b"1\n" * count,
+            count=count,
             reason=reason,
             status=status,
             message=message,
@@ -37,6 +38,14 @@ def test_words_of_a_loss() -> None:
         "2 events of stream 'clicks' are lost (rejected, status 400): no table;"
         " losses of this kind are logged once, pass on_loss to see them all"
     )
+
+
+def test_words_of_one_event_that_is_lost() -> None:
+    """They say one event is, whether there is an on_loss or not."""
+    beginning = "1 event of stream 'clicks' is lost (rejected, status 400): no table; "
+    for on_loss in (False, True):
+        [(_, words)] = causes_and_words([loss(count=1)], on_loss=on_loss)
+        assert words.startswith(beginning)
 
 
 def test_words_of_a_refused_key() -> None:
