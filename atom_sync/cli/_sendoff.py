@@ -45,13 +45,14 @@ def read_key(variable: str | None) -> str | None:
 
 @contextmanager
 def advising(key: str) -> Iterator[None]:
-    """Let what a tracker logs meanwhile say where *key* comes from, rather than which method takes one.
+    """Let what a tracker logs meanwhile say where *key* comes from, rather than which methods it has.
 
     That is also where it says of a stream that its key was refused, or that it was not given.
     """
 
     def advise(record: logging.LogRecord) -> bool:
-        record.msg, record.args = record.getMessage().replace("set_auth_key()", key), ()
+        said = record.getMessage().replace("set_auth_key()", key).replace(", statistics() counts them", "")
+        record.msg, record.args = said, ()
         return True
 
     logger = logging.getLogger("atom")

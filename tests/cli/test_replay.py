@@ -206,6 +206,7 @@ def test_pending_events_whose_key_is_not_given(
         "events of stream 'clicks' wait for --auth-key-env or ATOM_AUTH_KEYS, with --sign-again for another key:"
         in record.getMessage()
     )
+    assert record.getMessage().endswith("; further streams whose key is refused are not logged")
 
 
 def test_another_key(tmp_path: Path, collector: str) -> None:
