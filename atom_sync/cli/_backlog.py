@@ -64,6 +64,8 @@ def backlog(
     """
     if sum((to_list, show is not None, out is not None or erase)) > 1:
         raise click.UsageError("--list, --show, and --export or --erase exclude one another.")
+    if show is not None and chosen.labels:
+        raise click.UsageError("--show and --letter exclude one another.")
     if yes and not erase:
         raise click.UsageError("--yes goes with --erase.")
     if show is not None:

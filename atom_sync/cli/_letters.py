@@ -16,6 +16,7 @@ import click
 from atom_sansio import BacklogError, LossReason
 from atom_sync.backlog import Backlog, DeadLetters, Letter
 
+from ._finite import finite
 from ._shown import printable
 
 DAY: Final = 24 * 60 * 60.0
@@ -116,6 +117,7 @@ _OPTIONS: Final = (
         "--older-than",
         type=click.FloatRange(min=0),
         default=0.0,
+        callback=finite,
         metavar="DAYS",
         help="Only what was lost so long ago.",
     ),

@@ -16,9 +16,9 @@ from atom_sync._environment import read_options
 from atom_sync._transport import open_transport
 from atom_sync.backlog import Backlog, Letter, Level, OpenBacklog
 
+from ._finite import finite
 from ._letters import Box, Filter, filter_options, open_boxes
 from ._paced import Paced
-from ._send import finite
 from ._sendoff import KEY_OPTIONS, Losses, SendOff, advising, read_key
 from ._shown import counted, printable, say, say_table
 

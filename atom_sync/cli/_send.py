@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import math
 import sys
 import zlib
 from collections.abc import Iterator
@@ -20,18 +19,12 @@ from atom_sansio._request import check_stream
 from atom_sync import Tracker
 from atom_sync.backlog import Backlog, OpenBacklog
 
+from ._finite import finite
 from ._sendoff import KEY_OPTIONS, Losses, SendOff, advising, read_key
 from ._shown import counted
 
 if TYPE_CHECKING:
     from atom_sansio import TrackerOptions
-
-
-def finite(context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
-    """The value of an option, if it is neither infinite nor no number."""
-    if value is not None and not math.isfinite(value):
-        raise click.BadParameter(f"{value} is not finite.")
-    return value
 
 
 @click.command()

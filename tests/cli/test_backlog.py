@@ -428,6 +428,9 @@ def test_records_that_are_deleted_meanwhile(file: Path, monkeypatch: pytest.Monk
         ["--yes"],
         ["--reason", "stopped"],
         ["--older-than", "-1"],
+        ["--older-than", "nan"],
+        ["--older-than", "inf"],
+        ["--show", "1", "--letter", "2"],
     ],
 )
 def test_what_does_not_go_together(file: Path, arguments: list[str]) -> None:
