@@ -208,7 +208,7 @@ class Tracker(Intake[Receipt]):
                     lambda: self._work_came() if lock is self._lock else None,
                     block_timeout=self._options.block_timeout,
                     may_wait=lambda: lock is self._lock and self._may_wait(),
-                    tell=self._tell,
+                    tell=lambda words: self._tell(words) if lock is self._lock else None,
                 )
         except BaseException:
             if backlog is not None:
