@@ -441,7 +441,7 @@ class TestInterruptions:
 
     def test_keyboard_interrupt_of_who_sends(self) -> None:
         """Where no sender can be started stop() sends itself, and Ctrl-C gets out of that, too; the core knows."""
-        transport = MemoryTransport([503])
+        transport = MemoryTransport(lambda request: 503)
         tracker = make_tracker(FrozenClock(), transport=transport)
         tracker.track("a", 1)
 
