@@ -55,7 +55,9 @@ class Kept:
     """Events by the number of their record, less one."""
     sealed: dict[Place, int] = field(default_factory=dict)
     recorded: set[int] = field(default_factory=set)
-    """Events whose record was written as the level says, before track() returned."""
+    """Events whose record was written as the level says, before track() returned; or whose record a program found."""
+    untold: set[int] = field(default_factory=set)
+    """Those of the second kind: track() has never returned, so nobody has synced their records."""
     buried: set[int] = field(default_factory=set)
     """Events of dead letters."""
     unburied: set[int] = field(default_factory=set)
@@ -119,7 +121,8 @@ class Kept:
         twice = oracle.rooted.intersection(recorded)
         must(twice <= self.excused, "I3: an event was sent, and comes back under no id")
         oracle.rooted -= twice
-        # What was written and not told may count too; it is promised from now on.
+        # What was written and not told may count too; it is promised from now on, unless the power is lost.
+        self.untold = {*(self.untold & pending), *(number for number in recorded if number not in self.recorded)}
         self.recorded = {*(self.recorded & pending), *recorded}
         self.unburied -= pending
         self.limbo = {}
@@ -140,7 +143,8 @@ class Kept:
             must(self.failing or self.unburied <= found, "I2: lost for good, and no dead letter")
             self.unburied.clear()
             return
-        missing = {n for n in (oracle.pending | self.unburied) - found if n in self.recorded or n in on_disk}
+        promised = self.recorded - self.untold if power else self.recorded
+        missing = {n for n in (oracle.pending | self.unburied) - found if n in promised or n in on_disk}
         if not missing:
             self.unburied.clear()
             return

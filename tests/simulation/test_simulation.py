@@ -79,6 +79,7 @@ def test_long_runs_that_found_faults(seed: int) -> None:
         (500_300_010, 100_000),
         (1_600_200_097, 2_500),
         (1_600_500_087, 2_500),
+        (1_800_300_040, 2_500),
     ],
 )
 def test_seeds_that_found_the_simulator_wrong(seed: int, events: int) -> None:
