@@ -199,6 +199,23 @@ def test_receipts_of_what_is_left(*, written: bool) -> None:
     assert (first.outcome, second.outcome) == (Outcome.DELIVERED, Outcome.KEPT if written else Outcome.LOST)
 
 
+def test_receipts_of_what_was_kept_before_the_backlog_failed() -> None:
+    """It is kept all the same, and what was not is lost."""
+    core = make(Level.MEMORY, max_batch_events=1)
+    kept, lost = Receipt(), Receipt()
+    core.track_line("a", b"1\n", now=0.0, receipt=kept)
+    assert sends(core) == []
+    assert isinstance(core.next_backlog_command(now=0.0), UpdateBacklog)
+    core.backlog_updated()
+    core.track_line("b", b"2\n", now=0.0, receipt=lost)
+    core.abandon(now=0.0)
+    for _ in range(2):
+        assert (kept.outcome, lost.outcome) == (None, None)
+        assert isinstance(core.next_backlog_command(now=0.0), UpdateBacklog)
+        core.backlog_failed("no space left", now=0.0)
+    assert (kept.outcome, lost.outcome) == (Outcome.KEPT, Outcome.LOST)
+
+
 def test_receipts_of_what_is_kept_already() -> None:
     """Where nothing more is to be written it is kept at once."""
     core = make(Level.MEMORY, max_batch_events=1)
