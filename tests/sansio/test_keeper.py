@@ -385,11 +385,13 @@ def test_drops_and_letters_of_a_failure(keeper: Keeper, lane: Lane) -> None:
 
 
 def test_a_batch_behind_a_mark(keeper: Keeper, lane: Lane) -> None:
-    """It is kept with the update that has both."""
+    """It is kept with the update that has both, also when that has failed before."""
     keeper.seal(lane, 1)
     keeper.settled(lane, make(keeper, "sent", events=1))
     put(keeper, lane, batch := make(keeper, "a"))
     update(keeper)
+    keeper.failed(0.0)
+    update(keeper, now=1.0)
     keeper.updated(0)
     assert batch.kept
 

@@ -162,3 +162,11 @@ def test_events_of_a_loss() -> None:
         message="", attempts=0, time=0.0,
     )  # fmt: skip
     assert loss.events == (1, {"a": 123456789012345678901234567890})
+
+
+def test_records_that_are_written() -> None:
+    """They are not yet when they are given, and are the same records when they are."""
+    given, written = Records(1, b"1\n"), Records(1, b"1\n")
+    assert not given.appended
+    written.appended = True
+    assert given == written
