@@ -469,6 +469,8 @@ class Tracker(Intake[Receipt]):
                 self._reporter.put(command)  # under the lock: a thread that is gone at the end takes none along
             if deadline is not None:
                 self._wake()  # somebody else looks after the rest meanwhile
+            elif command is None and self._core.closed:
+                self._clock.notify_all(self._work)  # all may end
             return command
 
     def _perform(self, command: Command | BacklogCommand, until: float | None) -> None:

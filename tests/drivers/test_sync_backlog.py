@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import logging
 import os
 import sys
 import threading
@@ -387,6 +388,108 @@ class TestInterruptions:
             assert [loss.events for loss in losses] == [("inner",)]
             assert tracker.stop().delivered == 1
 
+    @pytest.mark.parametrize("level", LEVELS)
+    def test_no_room_in_the_worker(self, level: str) -> None:
+        """What tracks there while the budget is used up is told so, and does not wait for what only the worker does."""
+        with VirtualClock() as clock:
+            main = threading.get_ident()
+            full: list[str] = []
+
+            def takes(called: str) -> float:
+                if called == "update" and threading.get_ident() != main and not full:
+                    with pytest.raises(BacklogFull):
+                        tracker.track("b", "inner")
+                    full.append(called)
+                return 0.0
+
+            disk = Disk(level, takes=takes)
+            tracker = make_tracker(clock, transport=down(), backlog=disk, max_pending_events=2, flush_interval=0.1)
+            tracker.track("a", 1)
+            tracker.track("a", 2)
+            clock.sleep(1)
+            tracker.stop()
+        assert full
+        assert disk.closed
+        assert disk.events() == [1, 2]
+
+    def test_no_room_in_a_write(self) -> None:
+        """So is what interrupts the very write that has the room, or a call that waits for its turn."""
+        with VirtualClock() as clock:
+            inner: list[str] = []
+
+            def takes(called: str) -> float:
+                if called == "append" and not inner:
+                    inner.append(called)
+                    with pytest.raises(BacklogFull):
+                        tracker.track("b", "inner")
+                return 0.0
+
+            transport = MemoryTransport()
+            tracker = make_tracker(clock, transport=transport, backlog=Disk(takes=takes), max_pending_events=1)
+            tracker.track("a", 1)
+            assert tracker.stop().delivered == 1
+        assert inner == ["append"]
+        assert events_of(transport) == [1]
+
+    @pytest.mark.parametrize("method", ["append", "update", "load"])
+    def test_a_handler_that_tracks_what_is_logged(self, method: str) -> None:
+        """What the disk says is logged where a handler that waits for room, or for somebody who does, is in no way."""
+
+        class Ships(logging.Handler):
+            def emit(self, record: logging.LogRecord) -> None:
+                logged.append(record.getMessage())
+                tracker.track("log", record.getMessage())
+
+        logged: list[str] = []
+        failing = [method]
+        with VirtualClock() as clock:
+            disk = Disk("memory" if method == "update" else "process")
+            if method == "load":
+                with make_tracker(clock, transport=down(), backlog=disk) as tracker:
+                    tracker.track("a", 0)
+            disk.fails = lambda called: failing.pop() if called in failing else None
+            transport = MemoryTransport()
+            tracker = make_tracker(clock, transport=transport, backlog=disk, max_pending_events=2)
+            opened = disk.opened[-1]
+            opened.said = lambda: ["it said so"] if not failing and not logged else []  # type: ignore[method-assign]
+            handler = Ships()
+            logging.getLogger("atom").addHandler(handler)
+            try:
+                for event in range(1, 5):
+                    tracker.track("a", event)
+                clock.sleep(10)
+                tracker.stop()
+            finally:
+                logging.getLogger("atom").removeHandler(handler)
+        assert set(events_of(transport)) == {*range(0 if method == "load" else 1, 5), *logged}
+        assert ("it said so" in logged) == (method != "append"), "which is asked by who does the rest"
+        assert (method == "append") == any("cannot be written, and are tried again: append" in each for each in logged)
+
+    @pytest.mark.parametrize("waits", ["flush", "receipt"])
+    def test_a_wake_up_that_passes(self, waits: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Who lets the lock go between looking and waiting costs a waiter a second, not all of its time."""
+        with VirtualClock() as clock:
+            transport = MemoryTransport()
+            tracker = make_tracker(clock, transport=transport, flush_interval=0.1)
+            receipt = tracker.track("a", 1, receipt=True)
+            assert receipt is not None
+            real, interrupted = clock.wait, []
+
+            def wait(condition: threading.Condition, until: float | None) -> None:
+                if condition is tracker._done and not interrupted:
+                    interrupted.append(1)
+                    tracker.flush()  # as a signal handler may do just here
+                real(condition, until)
+
+            monkeypatch.setattr(clock, "wait", wait)
+            if waits == "flush":
+                assert tracker.flush(1000).delivered == 1
+            else:
+                assert receipt.wait(1000) is Outcome.DELIVERED
+            assert interrupted
+            assert clock.now() <= 2
+            tracker.stop()
+
     @posix
     @pytest.mark.parametrize("level", [None, "process"])
     @pytest.mark.parametrize(("earlier", "call"), [(0, "track"), (3, "track"), (2, "flush"), (2, "stop")])
@@ -577,6 +680,81 @@ class TestStop:
             clock.sleep(300)
             assert disk.closed
             assert disk.events() == [1]
+
+    def test_disk_that_does_not_answer_an_unheard_call(self) -> None:
+        """What a handler has tracked there, whose record nobody waits for, is lost, and reported; a flush counts it."""
+        losses: list[Loss] = []
+        given: list[Any] = []
+        with VirtualClock() as clock:
+
+            def takes(method: str) -> float:
+                if method != "append":
+                    return 0.0
+                if not given:
+                    given.append(tracker.track("a", "inner", receipt=True))
+                    return 0.0
+                return 100.0
+
+            disk = Disk(takes=takes, sleep=clock.sleep)
+            tracker = make_tracker(clock, transport=down(), backlog=disk, on_loss=losses.append)
+            tracker.track("a", "outer")
+            assert tracker.flush(0.5).pending == 2
+            assert tracker.stop(0.5) == FlushResult(delivered=0, lost=1, pending=1)
+            assert tracker.statistics().lost == {LossReason.STOPPED: 1}
+            assert given[0].wait(0) is Outcome.LOST
+            clock.sleep(300)
+            assert [loss.events for loss in losses] == [("inner",)]
+            assert disk.closed
+            assert clock.others == []
+
+    def test_ctrl_c_at_exit(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What a disk that hangs has not taken then is reported though nobody waits for it until the end."""
+
+        def interrupted(until: float) -> None:
+            raise KeyboardInterrupt
+
+        losses: list[Loss] = []
+        with VirtualClock() as clock:
+            disk = Disk("memory", takes=lambda method: 100.0, sleep=clock.sleep)
+            tracker = make_tracker(clock, transport=MemoryTransport(), backlog=disk, on_loss=losses.append)
+            tracker.track("a", 1)
+            monkeypatch.setattr(tracker._keeping, "finish", interrupted)
+            tracker._close()
+            tracker._end(clock.now() + 1)
+            with pytest.raises(KeyboardInterrupt):
+                tracker._finish(clock.now() + 1, clock.now(), at_exit=True)
+            assert tracker._reporter.wait(clock.now() + 1)
+            assert [(loss.events, loss.reason) for loss in losses] == [((1,), LossReason.STOPPED)]
+            clock.sleep(300)
+
+    def test_disk_that_does_not_answer_and_refused_before(self) -> None:
+        """So is what is in memory alone, since its call had returned when the disk did not take its record."""
+        losses: list[Loss] = []
+        with VirtualClock() as clock:
+            appended: list[str] = []
+
+            def takes(method: str) -> float:
+                if method == "append":
+                    appended.append(method)
+                    if len(appended) == 1:
+                        tracker.track("a", "inner")
+                return 100.0 if len(appended) > 1 and method == "update" else 0.0
+
+            disk = Disk(
+                takes=takes,
+                fails=lambda method: "full" if method == "append" and len(appended) == 2 else None,
+                sleep=clock.sleep,
+            )
+            tracker = make_tracker(
+                clock, transport=down(), backlog=disk, on_loss=losses.append, on_full="raise", flush_interval=3600.0
+            )
+            tracker.track("a", "outer")
+            clock.sleep(1)
+            assert tracker.statistics().pending == 2
+            assert tracker.stop(0.5).pending == 0
+            clock.sleep(300)
+            assert [loss.events for loss in losses] == [("outer", "inner")], "together, since they are in one batch"
+            assert disk.closed
 
     def test_disk_that_hangs_in_close(self) -> None:
         """stop() returns in its time though the backlog, which had nothing to do, takes for ever to close."""

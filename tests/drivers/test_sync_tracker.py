@@ -12,6 +12,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -203,6 +204,36 @@ class TestThreads:
             if thread.name.startswith("atom-"):
                 thread.join(PATIENCE)
         assert set(threading.enumerate()) <= before
+
+    def test_a_thread_that_is_slow_to_start(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Nobody waits for it under the lock, which a finaliser in it may need before it runs."""
+        real = threading.Thread._bootstrap_inner  # type: ignore[attr-defined]
+
+        def bootstrap(thread: threading.Thread) -> None:
+            if thread.name.startswith("atom-"):
+                assert tracker._lock.acquire(timeout=PATIENCE)  # what is collected here tracks
+                tracker._lock.release()
+            real(thread)
+
+        monkeypatch.setattr(threading.Thread, "_bootstrap_inner", bootstrap)
+        began = time.monotonic()
+        with Tracker(ENDPOINT, transport=MemoryTransport([400]), on_loss=lambda loss: None) as tracker:
+            tracker.track("s", 1)
+            assert tracker.flush(PATIENCE).lost == 1
+        assert time.monotonic() - began < PATIENCE
+
+    def test_a_transport_that_cannot_be_closed(self, caplog: pytest.LogCaptureFixture) -> None:
+        """What it raises is logged, and stop() returns what became of the events."""
+
+        class Broken(MemoryTransport):
+            def close(self) -> None:
+                raise RuntimeError("mine")
+
+        tracker = make_tracker(FrozenClock(), transport=Broken())
+        tracker.track("s", 1)
+        assert tracker.stop().delivered == 1
+        [record] = caplog.records
+        assert record.getMessage() == "the transport raised RuntimeError when it was closed"
 
     def test_no_thread_can_be_started(self) -> None:
         """When the interpreter starts no more threads, stop() sends and reports by itself."""
