@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 TOO_SLOW: Final = "it does not answer"
+CUT_OFF: Final = "the program was interrupted"
 
 CLOSE_TIME: Final = 1.0
 """Seconds that even a ``stop`` without time has to leave the rest in the backlog.  A disk that is well takes less."""
@@ -72,11 +73,13 @@ class Keeping:
         self._asked = [anyio.Event(), anyio.Event()]  # for each task
         self._written = anyio.Event()  # something was done
         self._group = group
+        self._protected = loop.protected(self._work)
         self._scopes: list[anyio.CancelScope | None] = [None, None]  # of each task, while there is one
         self._left = {0, 1}  # tasks that are not done
         self._at_work = 0
         self._finished = False
-        self._interrupted: set[int] = set()  # tasks that were hit by it
+        self._interrupted: dict[int, BaseException] = {}  # what has hit tasks while threads worked for them
+        self._in_hand: BacklogCommand | None = None  # the one that is not about records
         self._given_up = False
         self._abandoned: list[Call[Any]] = []  # threads are at it still
         self._closed = False
@@ -93,13 +96,17 @@ class Keeping:
             event.set()
 
     def _start(self) -> None:
-        """Start what does not run: asyncio's own ``cancel()`` ends a task early, or before it has begun."""
+        """Start what does not run: asyncio's own ``cancel()`` ends a task early, or before it has begun.
+
+        Ctrl-C ends one, too, and with it the program, in which those that wait for the disk still need it.  They start
+        it again: a new task that asyncio cancels with all others before it has begun would be of no use.
+        """
         if self._given_up:
             return
         if self._scopes[0] is None and 0 in self._left:
-            self._group.start_soon(self._work, 0, self._next_records, name="atom-records")
+            self._group.start_soon(self._protected, 0, self._next_records, name="atom-records")
         if self._scopes[1] is None and 1 in self._left:
-            self._group.start_soon(self._work, 1, self._next_command, name="atom-backlog")
+            self._group.start_soon(self._protected, 1, self._next_command, name="atom-backlog")
 
     async def settle(self, record: Record, until: float, *, may_wait: bool) -> None:
         """Wait until *record* is written.
@@ -111,10 +118,10 @@ class Keeping:
         Raises:
             BacklogFull: it is not written by *until*, or ``on_full`` does not let this call wait.
         """
-        self._start()
         until_idle = max(until, self._loop.now() + WELL) if may_wait else math.inf
         try:
             while record.state is not RecordState.ACCEPTED:
+                self._start()
                 if record.state is RecordState.REFUSED:
                     raise BacklogFull(record.trouble)
                 if record.trouble:
@@ -138,9 +145,9 @@ class Keeping:
 
     async def wait_written(self) -> None:
         """Wait for the records of calls that did not wait for them, unless the disk does not take them."""
-        self._start()
         record = self._core.last_record
         while record is not None and record.pending and not record.trouble:
+            self._start()
             await self._written.wait()
 
     async def finish(self, until: float) -> None:
@@ -168,6 +175,8 @@ class Keeping:
             with suppress(RuntimeError):  # no thread can be started any more: the process ends
                 Call(self._loop, self._close_late).start("atom-backlog")
         with self._lock:
+            if self._core.writes_records:
+                self._core.records_put_off()
             while self._core.next_records(now=math.inf) is not None:
                 self._core.records_refused(TOO_SLOW, now=self._loop.now())
         self._work_came()  # receipts of what was refused have their outcome
@@ -192,7 +201,20 @@ class Keeping:
 
     def _next_command(self, now: float) -> BacklogCommand | None:
         with self._lock:
-            return self._core.next_backlog_command(now=now, records=False)
+            self._in_hand = self._core.next_backlog_command(now=now, records=False)
+            return self._in_hand
+
+    def _put_off(self, task: int) -> None:
+        """Have done again what the core has given *task*, which has come to its end before it could say so."""
+        with self._lock:
+            if task == 0 and self._core.writes_records:
+                self._core.records_put_off()
+            elif task == 1:
+                command, self._in_hand = self._in_hand, None
+                if isinstance(command, LoadBatch):
+                    self._core.batch_not_loaded(command.batch_id, now=self._loop.now())
+                elif command is not None:
+                    self._core.backlog_failed(TOO_SLOW if self._given_up else CUT_OFF, now=self._loop.now())
 
     async def _work(self, task: int, next_: Callable[[float], BacklogCommand | None]) -> None:
         if self._given_up or self._scopes[task] is not None or task not in self._left:
@@ -203,19 +225,25 @@ class Keeping:
             with scope:
                 while (command := await self._next(task, next_)) is not None:
                     await self._perform(command)
-                    if self._interrupted and anyio.get_current_task().id in self._interrupted:
-                        raise anyio.get_cancelled_exc_class()
+                    self._raise_interrupt()
                 self._left.discard(task)
                 if not self._left:
                     await self._in_thread(self._backlog.close)
                     self._closed = True
                     self._listen()
+                    self._raise_interrupt()
         except anyio.get_cancelled_exc_class():
-            self._interrupted.discard(anyio.get_current_task().id)  # raised, it would cancel the whole group
-        finally:
+            pass  # raised, it would cancel the whole group
+        finally:  # whoever waits for what this had in hand is not to wait for ever
             self._scopes[task] = None
+            self._put_off(task)
             self._notify()
         self._start()
+
+    def _raise_interrupt(self) -> None:
+        """Raise what has hit this task while a thread worked for it."""
+        if self._interrupted and (error := self._interrupted.pop(anyio.get_current_task().id, None)) is not None:
+            raise error
 
     async def _next(self, task: int, next_: Callable[[float], BacklogCommand | None]) -> BacklogCommand | None:
         now = self._loop.now()
@@ -264,44 +292,49 @@ class Keeping:
                 event.set()
 
     async def _append(self, records: Records) -> None:
+        trouble = ""
         try:
             await self._in_thread(self._backlog.append, records)
-        except BaseException as error:
+        except Exception as error:
             trouble = _words(error)
-            with self._lock:
+        with self._lock:
+            if trouble:
                 self._core.records_refused(trouble, now=self._loop.now())
-            if not isinstance(error, Exception):
-                raise
-            if trouble not in self._troubles:
-                self._troubles.add(trouble)
-                self._tell(f"records of the backlog cannot be written, and are tried again: {trouble}")
-        else:
-            with self._lock:
+            else:
                 self._core.records_written(now=self._loop.now())
+        if trouble and trouble not in self._troubles:
+            self._troubles.add(trouble)
+            self._tell(f"records of the backlog cannot be written, and are tried again: {trouble}")
 
     async def _update(self, update: UpdateBacklog) -> None:
+        trouble = ""
         try:
             await self._in_thread(self._backlog.update, update)
-        except BaseException as error:
-            with self._lock:
-                self._core.backlog_failed(_words(error), now=self._loop.now())
-            if not isinstance(error, Exception):
-                raise
-        else:
-            with self._lock:
+        except Exception as error:
+            trouble = _words(error)
+        with self._lock:
+            self._in_hand = None
+            if trouble:
+                self._core.backlog_failed(trouble, now=self._loop.now())
+            else:
                 self._core.backlog_updated()
 
     async def _load(self, command: LoadBatch) -> None:
+        lines: bytes | None = None
+        unreadable = ""
         try:
             lines = await self._in_thread(self._backlog.load, command.batch_id)
         except BatchUnreadable as error:
-            with self._lock:
-                self._core.batch_unreadable(command.batch_id, _words(error), now=self._loop.now())
-        except Exception:  # which may pass
-            with self._lock:
+            unreadable = _words(error)
+        except Exception:
+            lines = None  # which may pass
+        with self._lock:
+            self._in_hand = None
+            if unreadable:
+                self._core.batch_unreadable(command.batch_id, unreadable, now=self._loop.now())
+            elif lines is None:
                 self._core.batch_not_loaded(command.batch_id, now=self._loop.now())
-        else:
-            with self._lock:
+            else:
                 self._core.batch_loaded(command.batch_id, lines)
 
     async def _in_thread(self, function: Callable[..., T], *args: Any) -> T:
@@ -312,18 +345,20 @@ class Keeping:
             while True:
                 try:
                     return await wait()
-                except anyio.get_cancelled_exc_class() as error:
-                    if error is call.error:
+                except BaseException as error:
+                    if error is call.error and not isinstance(error, Exception):
+                        raise RuntimeError(f"it raised {type(error).__name__}") from error  # and is to end no task
+                    if not isinstance(error, (anyio.get_cancelled_exc_class(), KeyboardInterrupt, SystemExit)):
                         raise
                     if self._given_up:
                         if not call.prevent():
                             self._abandoned.append(call)
                         raise
-                    self._interrupted.add(anyio.get_current_task().id)  # this comes to its end first
+                    self._interrupted[anyio.get_current_task().id] = error  # this comes to its end first
                     if call.prevent():
                         break
                     wait = call.wait
 
 
-def _words(error: BaseException) -> str:
-    return (str(error) or type(error).__name__) if isinstance(error, Exception) else TOO_SLOW
+def _words(error: Exception) -> str:
+    return str(error) or type(error).__name__

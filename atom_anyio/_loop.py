@@ -1,13 +1,16 @@
-"""The three things of an event loop for which anyio has no neutral name, and what ends a task in it."""
+"""The four things of an event loop for which anyio has no neutral name, and what ends a task in it."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 import anyio
+
+Work = Callable[..., Coroutine[Any, Any, None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +25,10 @@ class Loop:
     cancelled: Callable[[], bool]
     """Whether asyncio's own ``cancel()`` was called for the running task.  Python 3.10 cannot tell, and says no."""
 
+    protected: Callable[[Work], Work]
+    """Have Ctrl-C not raised within a task's function.  trio raises it in its main task then.  asyncio knows no such
+    thing, but cancels its main task at the first Ctrl-C, and raises only the next ones wherever they come."""
+
     @classmethod
     def running(cls) -> Loop:
         """The one this is called in.
@@ -31,10 +38,11 @@ class Loop:
         """
         trio = sys.modules.get("trio")
         if trio is not None and trio.lowlevel.in_trio_run():
+            now = trio.lowlevel.current_clock().current_time
             call_soon = trio.lowlevel.current_trio_token().run_sync_soon
-            return cls(trio.lowlevel.current_clock().current_time, call_soon, lambda: False)
+            return cls(now, call_soon, lambda: False, trio.lowlevel.enable_ki_protection)
         loop = asyncio.get_running_loop()
-        return cls(loop.time, loop.call_soon_threadsafe, _task_cancelled)
+        return cls(loop.time, loop.call_soon_threadsafe, _task_cancelled, lambda work: work)
 
 
 def _task_cancelled() -> bool:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
+import gc
 import os
+import signal
 import sqlite3
 import sys
 import threading
@@ -35,6 +37,8 @@ from test_sync_tracker import CANARY
 from virtual import PATIENCE, Guarded, interrupting
 
 from atom_anyio import MemoryTransport, Tracker
+from atom_anyio._keeping import Keeping
+from atom_anyio._loop import interrupts
 from atom_sansio import (
     BacklogError,
     BacklogFull,
@@ -518,6 +522,106 @@ class TestCancellation:
             assert events_of(transport) == [1, 3]
 
         run_virtually(main)
+
+
+# When Ctrl-C has left the loop, asyncio cancels tasks before they have begun, of whose coroutines anyio does not think.
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
+class TestInterrupts:
+    @pytest.fixture(autouse=True)
+    def _collected(self) -> Iterator[None]:
+        yield
+        gc.collect()
+
+    @pytest.mark.parametrize("moment", ["before", "within", "after"])
+    @pytest.mark.parametrize("method", ["append", "update", "load"])
+    @pytest.mark.parametrize("backend", VIRTUAL)
+    def test_what_ends_a_task(self, monkeypatch: pytest.MonkeyPatch, backend: str, method: str, moment: str) -> None:
+        """What a signal's handler raises in one ends the program in time, and all that was tracked has its outcome."""
+
+        def is_hit() -> bool:
+            return bool(armed and armed.pop())
+
+        async def work(keeping: Any, *args: Any) -> None:
+            if moment == "before" and is_hit():
+                raise KeyboardInterrupt
+            await original(keeping, *args)
+            if moment == "after" and is_hit():
+                raise KeyboardInterrupt
+
+        async def in_thread(call: Any, *args: Any, **options: Any) -> Any:
+            name = getattr(getattr(call, "call", None), "__name__", "")
+            if moment == "within" and name == method and is_hit():
+                call()
+                raise KeyboardInterrupt
+            return await without_threads(call, *args, **options)
+
+        async def main() -> None:
+            async with Tracker(ENDPOINT, transport=down(), backlog=disk) as tracker:
+                await tracker.track("a", 0)
+                await tracker.flush(0)
+                await anyio.sleep(1)
+                await tracker.stop(0)
+            tracker = Tracker(ENDPOINT, transport=MemoryTransport(), backlog=disk, max_batch_events=2)
+            trackers.append(tracker)
+            armed.append(True)
+            try:
+                async with tracker:
+                    receipts.extend(tracker.track_nowait("b", n, receipt=True) for n in range(3))
+                    await tracker.track("c", 4)
+                    await anyio.sleep(1000)
+            finally:
+                ended.append(anyio.current_time())
+
+        armed, ended = list[bool](), list[float]()
+        trackers, receipts = list[Tracker](), list[Any]()
+        disk = Disk()
+        original = getattr(Keeping, f"_{method}")
+        monkeypatch.setattr(Keeping, f"_{method}", work)
+        monkeypatch.setattr(anyio.to_thread, "run_sync", in_thread)
+        with pytest.raises(BaseException) as raised:  # noqa: PT011 - or a group with that in it
+            run_on(backend, VIRTUAL[backend](), main, patience=1e6)
+        assert interrupts(raised.value, None)
+        assert not armed
+        assert ended[-1] <= 10
+        statistics = trackers[0].statistics()
+        assert statistics.accepted == statistics.delivered + statistics.pending + sum(statistics.lost.values())
+        assert statistics.accepted in (1 + len(receipts), 2 + len(receipts))
+        assert sum(statistics.lost.values()) == 0
+        assert all(receipt.outcome in (Outcome.DELIVERED, Outcome.KEPT) for receipt in receipts)
+        assert statistics.pending <= len(disk.events())
+        assert disk.closed
+
+    @pytest.mark.parametrize("call", ["track", "track_nowait"])
+    @pytest.mark.parametrize("backend", REAL)
+    def test_signals(self, monkeypatch: pytest.MonkeyPatch, backend: str, call: str) -> None:
+        """However often Ctrl-C comes while a record is written, the program ends and the event has its outcome."""
+
+        async def append(keeping: Keeping, records: Any) -> None:
+            if not hits:
+                hits.append(1)
+                signal.raise_signal(signal.SIGINT)
+                signal.raise_signal(signal.SIGINT)
+            await original(keeping, records)
+
+        async def main() -> None:
+            async with Tracker(ENDPOINT, transport=MemoryTransport(), backlog=disk) as tracker:
+                trackers.append(tracker)
+                returned = getattr(tracker, call)("a", 1)
+                if isinstance(returned, Coroutine):
+                    await returned
+                await anyio.sleep_forever()
+
+        hits, trackers = list[int](), list[Tracker]()
+        disk = Disk()
+        original = Keeping._append
+        monkeypatch.setattr(Keeping, "_append", append)
+        with pytest.raises(KeyboardInterrupt):
+            run_on(backend, REAL[backend], main, patience=PATIENCE)
+        assert hits
+        statistics = trackers[0].statistics()
+        assert statistics.accepted == statistics.delivered + statistics.pending
+        assert statistics.accepted == 1 or call == "track"
+        assert disk.closed
 
 
 class TestStop:
