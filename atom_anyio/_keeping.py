@@ -175,6 +175,9 @@ class Keeping:
             with suppress(RuntimeError):  # no thread can be started any more: the process ends
                 Call(self._loop, self._close_late).start("atom-backlog")
         with self._lock:
+            while (command := self._core.next_backlog_command(now=math.inf, records=False)) is not None:
+                if isinstance(command, UpdateBacklog):
+                    self._core.backlog_failed(TOO_SLOW, now=self._loop.now())
             if self._core.writes_records:
                 self._core.records_put_off()
             while self._core.next_records(now=math.inf) is not None:
