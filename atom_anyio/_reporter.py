@@ -36,6 +36,7 @@ class Reporter:
         self._on_loss = on_loss
         self._group = group
         self._loop = loop
+        self._limiter = anyio.CapacityLimiter(1)  # not the one that others share, which may be used up
         self._waiting: deque[Report] = deque()
         self._scope: anyio.CancelScope | None = None
         self._teller: int | None = None  # the task that calls on_loss
@@ -105,7 +106,7 @@ class Reporter:
             await self._on_loss(report.loss)
         else:
             call = partial(_call, self._on_loss, report.loss)
-            given, error = await anyio.to_thread.run_sync(call, abandon_on_cancel=True)
+            given, error = await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=self._limiter)
             if error is not None:
                 raise error
             if inspect.isawaitable(given):

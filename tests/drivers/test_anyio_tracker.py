@@ -1006,6 +1006,27 @@ class TestReports:
 
         run(main)
 
+    def test_plain_callback_needs_no_thread_of_others(self, run: Any) -> None:
+        """It is called though all threads that others share are taken."""
+
+        async def main() -> None:
+            called = anyio.Event()
+            limiter = anyio.to_thread.current_default_thread_limiter()
+            for _ in range(int(limiter.total_tokens)):
+                limiter.acquire_on_behalf_of_nowait(object())
+
+            def on_loss(loss: Loss) -> None:
+                anyio.from_thread.run_sync(called.set)
+
+            transport = MemoryTransport([400])
+            async with Tracker(ENDPOINT, transport=transport, max_batch_events=1, on_loss=on_loss) as tracker:
+                await tracker.track("a", 1)
+                with anyio.move_on_after(PATIENCE / 10):
+                    await called.wait()
+                assert called.is_set()
+
+        run(main)
+
     def test_stop_does_not_wait_for_it(self, run: Any) -> None:
         """Stopping leaves a callback behind that does not come to its end in time."""
 
