@@ -120,7 +120,8 @@ class Collector:
         call = Call(Loop.running(), self.__enter__)
         with anyio.CancelScope(shield=True):  # it takes no time worth giving up
             try:
-                url = await anyio.to_thread.run_sync(call)
+                # Not the limiter that others share, which may be used up.
+                url = await anyio.to_thread.run_sync(call, limiter=anyio.CapacityLimiter(1))
             except anyio.get_cancelled_exc_class():  # asyncio's own cancel(), which comes through the shield
                 if not call.prevent():
                     await call.end()

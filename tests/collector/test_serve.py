@@ -258,6 +258,31 @@ async def test_cancelled(anyio_backend: str) -> None:
         assert ours() == set()
 
 
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
+async def test_needs_no_thread_of_others(anyio_backend: str) -> None:
+    """A block is entered and left though all threads that others share are taken."""
+    limiter = anyio.to_thread.current_default_thread_limiter()
+    borrowers = [object() for _ in range(int(limiter.total_tokens))]
+    for borrower in borrowers:
+        limiter.acquire_on_behalf_of_nowait(borrower)
+    needed = []
+
+    async def give_back() -> None:  # entering is not to be cancelled, and would hang
+        await anyio.sleep(5)
+        needed.append(True)
+        for borrower in borrowers:
+            limiter.release_on_behalf_of(borrower)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(give_back)
+        async with Collector():
+            pass
+        group.cancel_scope.cancel()
+    assert not needed
+    assert ours() == set()
+
+
 @pytest.mark.parametrize("times", [1, 3])
 @pytest.mark.parametrize("where", ["listen", "_run_in_thread"])
 def test_task_cancel_while_entering(monkeypatch: pytest.MonkeyPatch, where: str, times: int) -> None:
