@@ -121,7 +121,7 @@ class Tracker(Intake[Receipt]):
             try:
                 with anyio.CancelScope(shield=True):
                     await self.stop()
-            except BaseException:  # asyncio's own cancel(), a second Ctrl-C, an error of the transport's
+            except BaseException:  # asyncio's own cancel(), a second Ctrl-C
                 self._abandon()
                 while not await self._clean_up():
                     pass
@@ -153,13 +153,18 @@ class Tracker(Intake[Receipt]):
                     await self._keeping.finish(self._loop.now())
                     self._report()
                 self._reporter.close()
-                with anyio.move_on_after(CLOSE_TIME):
-                    await self._transport.aclose()
+                await self._close_transport(self._loop.now())
         except (anyio.get_cancelled_exc_class(), KeyboardInterrupt):
             return False
-        except Exception as error:
-            self._reporter.log(f"the transport raised {type(error).__name__} when it was closed", error)
         return True
+
+    async def _close_transport(self, until: float) -> None:
+        """Close it, by *until* or in little time.  What it raises changes nothing for the events, and is logged."""
+        with anyio.CancelScope(deadline=max(until, self._loop.now() + CLOSE_TIME)):
+            try:
+                await self._transport.aclose()
+            except Exception as error:
+                self._reporter.log(f"the transport raised {type(error).__name__} when it was closed", error)
 
     def _report(self) -> None:
         """Have the rest of the reports told."""
@@ -301,8 +306,7 @@ class Tracker(Intake[Receipt]):
         with anyio.CancelScope(deadline=until):
             await self._reporter.wait()
         self._reporter.close()
-        with anyio.CancelScope(deadline=max(until, self._loop.now() + CLOSE_TIME)):
-            await self._transport.aclose()
+        await self._close_transport(until)
         return flush.result
 
     async def _follow(self, flush: Flush, until: float) -> None:
