@@ -25,7 +25,7 @@ from atom_sansio import (
     TrackerCore,
     UpdateBacklog,
 )
-from atom_sansio._recording import TOO_LATE, WELL
+from atom_sansio._recording import WELL
 
 from ._call import Call
 from ._loop import Loop
@@ -116,9 +116,11 @@ class Keeping:
         ``cancel()`` comes once, so it is raised though the event was accepted.
 
         Raises:
-            BacklogFull: it is not written by *until*, or ``on_full`` does not let this call wait.
+            BacklogFull: it is not written by *until*, or ``on_full`` does not let this call wait.  Where it is to drop
+                events, this one is dropped instead.
         """
-        until_idle = max(until, self._loop.now() + WELL) if may_wait else math.inf
+        well_until = self._loop.now() + WELL
+        until_idle = max(until, well_until) if may_wait else well_until
         try:
             while record.state is not RecordState.ACCEPTED:
                 self._start()
@@ -128,8 +130,8 @@ class Keeping:
                     deadline = until if may_wait else -math.inf
                 else:
                     deadline = until_idle if self._core.writes_records else math.inf
-                if self._loop.now() >= deadline and self._take_back(record):
-                    raise BacklogFull(record.trouble or TOO_LATE)
+                if self._loop.now() >= deadline and self._take_back(record, late=True):
+                    continue
                 # What is being written is not to be called off.
                 writing = record.state is RecordState.WRITING
                 with anyio.CancelScope(deadline=math.inf if writing else deadline, shield=writing):
@@ -191,9 +193,9 @@ class Keeping:
         if all(call.call != self._backlog.close for call in self._abandoned):
             self._backlog.close()
 
-    def _take_back(self, record: Record) -> bool:
+    def _take_back(self, record: Record, *, late: bool = False) -> bool:
         with self._lock:
-            taken = self._core.take_back(record)
+            taken = self._core.record_late(record, now=self._loop.now()) if late else self._core.take_back(record)
         if taken:
             self._work_came()  # there is room again
         return taken

@@ -31,7 +31,7 @@ from ._ledger import Ledger
 from ._losses import Losses
 from ._messages import BacklogCommand, Command, LossReason, Outcome, Reply, ReportParked, Statistics
 from ._options import OnFull, Options
-from ._recording import Record, Recording, RecordState
+from ._recording import TOO_LATE, Record, Recording, RecordState
 from ._request import check_stream
 from ._schedule import Schedule
 from ._sign import AuthKey
@@ -271,6 +271,23 @@ class TrackerCore:
         if not self._recording.take_back(record):
             return False
         self._ledger.unreserve(len(record.line))
+        return True
+
+    @in_turn
+    def record_late(self, record: Record, *, now: float) -> bool:
+        """Whoever waits for *record* waits no longer: ``on_full`` says what becomes of the event, as of one refused.
+
+        False if it is accepted, or being written just now.
+        """
+        assert self._recording is not None
+        if not self._recording.take_back(record):
+            return False
+        record.trouble = record.trouble or TOO_LATE
+        self._ledger.unreserve(len(record.line))
+        if self._options.on_full in (OnFull.DROP_NEWEST, OnFull.DROP_OLDEST):
+            reason, message = LossReason.BACKLOG_FULL, record.trouble
+            self._losses.lose_at_once(record.stream, record.line, reason, message, now=now, receipt=record.receipt)
+            record.state = _ACCEPTED  # and lost
         return True
 
     @in_turn

@@ -21,7 +21,7 @@ from atom_sansio import (
     TrackerCore,
     UpdateBacklog,
 )
-from atom_sansio._recording import TOO_LATE, WELL
+from atom_sansio._recording import WELL
 
 from ._clock import LOOK_AGAIN, Clock
 
@@ -270,7 +270,8 @@ class Keeping:
         return now < call.alone_at
 
     def _until(self, now: float) -> float:
-        return inf if self._block_timeout is None else now + self._block_timeout
+        timeout = inf if self._block_timeout is None else self._block_timeout
+        return now + (timeout if self._may_wait() else min(timeout, WELL))
 
     def _put_off(self) -> None:
         """See that records come again which were given to a call that was left before it could say so."""
@@ -310,9 +311,8 @@ class Keeping:
             retry = self._core.next_backlog_deadline()
         else:
             until = call.until + self._spare_time
-            late = now >= until and self._writer is not None and self._may_wait()
-        if late and self._core.take_back(record):
-            record.trouble = record.trouble or TOO_LATE
+            late = now >= until and self._writer is not None
+        if late and self._core.record_late(record, now=now):
             self._work_came()  # there is room for others
             return False
         wakes = [when for when in (until, call.alone_at, retry) if when is not None and when > now]

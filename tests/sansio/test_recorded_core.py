@@ -617,6 +617,36 @@ def test_taken_back() -> None:
     assert (statistics.accepted, statistics.pending, statistics.pending_bytes) == (0, 0, 0)
 
 
+@pytest.mark.parametrize("on_full", ["block", "raise", "drop_newest", "drop_oldest"])
+def test_late(on_full: str) -> None:
+    """An event that waits for too long is refused or lost, as ``on_full`` says; one that is being written is not."""
+    core = make(Level.PROCESS, on_full=on_full)
+    written = core.admit("a", b"1\n", now=0.0)
+    receipt = Receipt()
+    assert core.next_records(now=0.0) is not None
+    waiting = core.admit("a", b"2\n", now=0.0, receipt=receipt)
+    assert written is not None
+    assert waiting is not None
+    assert core.record_late(written, now=1.0) is False
+    for late in (True, False):
+        assert core.record_late(waiting, now=1.0) is late
+    core.records_written(now=1.0)
+    assert written.state is RecordState.ACCEPTED
+    assert waiting.trouble == "the backlog has been busy with other records for too long"
+    statistics = core.statistics()
+    assert (statistics.pending, statistics.pending_bytes) == (1, 2)
+    if not on_full.startswith("drop"):
+        assert waiting.state is RecordState.REFUSED
+        assert (statistics.accepted, statistics.lost, receipt.outcome) == (1, {}, None)
+        return
+    assert waiting.state is RecordState.ACCEPTED, "and lost"
+    assert (statistics.accepted, statistics.lost) == (2, {LossReason.BACKLOG_FULL: 1})
+    assert receipt.outcome is Outcome.LOST
+    report = core.next_command(now=1.0)
+    assert isinstance(report, ReportLoss)
+    assert (report.loss.events, report.loss.message) == ((2,), waiting.trouble)
+
+
 @pytest.mark.parametrize("waits", [False, True])
 @pytest.mark.parametrize("on_full", ["raise", "drop_newest"])
 def test_all_that_are_refused_together(on_full: str, *, waits: bool) -> None:
