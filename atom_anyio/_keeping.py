@@ -25,7 +25,7 @@ from atom_sansio import (
     TrackerCore,
     UpdateBacklog,
 )
-from atom_sansio._recording import WELL
+from atom_sansio._recording import BUSY, WELL
 
 from ._call import Call
 from ._loop import Loop
@@ -119,8 +119,8 @@ class Keeping:
             BacklogFull: it is not written by *until*, or ``on_full`` does not let this call wait.  Where it is to drop
                 events, this one is dropped instead.
         """
-        well_until = self._loop.now() + WELL
-        until_idle = max(until, well_until) if may_wait else well_until
+        now = self._loop.now()
+        until_idle = max(until, now + WELL) if may_wait else now + BUSY
         try:
             while record.state is not RecordState.ACCEPTED:
                 self._start()

@@ -22,6 +22,9 @@ WELL: Final = 0.1
 """Seconds that a disk may be busy and well: for so long a record waits behind others, however short ``block_timeout``
 is, since two calls at the same time are no trouble."""
 
+BUSY: Final = 1.0
+"""The same where ``on_full`` lets nobody wait for room: a slow disk is no reason to lose events, one that hangs is."""
+
 TOO_LATE: Final = "the backlog has been busy with other records for too long"
 """What is said of one that has waited for longer than that, and than ``block_timeout``."""
 

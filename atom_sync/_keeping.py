@@ -21,7 +21,7 @@ from atom_sansio import (
     TrackerCore,
     UpdateBacklog,
 )
-from atom_sansio._recording import WELL
+from atom_sansio._recording import BUSY, WELL
 
 from ._clock import LOOK_AGAIN, Clock
 
@@ -270,8 +270,9 @@ class Keeping:
         return now < call.alone_at
 
     def _until(self, now: float) -> float:
-        timeout = inf if self._block_timeout is None else self._block_timeout
-        return now + (timeout if self._may_wait() else min(timeout, WELL))
+        if not self._may_wait():
+            return now + BUSY
+        return inf if self._block_timeout is None else now + self._block_timeout
 
     def _put_off(self) -> None:
         """See that records come again which were given to a call that was left before it could say so."""

@@ -891,21 +891,21 @@ SCENARIOS: list[Scenario] = [
         for on_full in ("drop_newest", "drop_oldest")
     ),
     Scenario(
-        "raise: what waits behind a write that takes more than a tenth of a second is refused, what is written is not",
+        "raise: what waits behind a write for more than a second is refused, what is written is not",
         options={"on_full": "raise"},
         backlog=keeps(append=3.0),
         program=[track(1, "a", 1), Flush(4)],
         also=[track(1.5, "b", 2)],
         until=10,
         requests=[(4.0, "a", [1])],
-        returns=[(1.6, "BacklogFull"), (4.1, result(1))],
+        returns=[(2.5, "BacklogFull"), (4.1, result(1))],
         delivered=1,
         kept=[],
         in_background=True,
     ),
     *(
         Scenario(
-            f"{on_full}: what waits behind a write that takes more than a tenth of a second is lost and told",
+            f"{on_full}: what waits behind a write for more than a second is lost and told",
             options={"on_full": on_full},
             backlog=keeps(append=3.0),
             program=[track(1, "a", 1), Flush(4)],
@@ -913,7 +913,7 @@ SCENARIOS: list[Scenario] = [
             until=10,
             requests=[(4.0, "a", [1])],
             returns=[(4.1, result(1))],
-            losses=[(1.6, "b", [2], "backlog_full"), (1.7, "b", [3], "backlog_full")],
+            losses=[(2.5, "b", [2], "backlog_full"), (3.5, "b", [3], "backlog_full")],
             delivered=1,
             lost={"backlog_full": 2},
             kept=[],
