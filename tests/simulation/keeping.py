@@ -219,14 +219,14 @@ class Keeping:
                 if record.trouble and number not in self._troubled:
                     self._troubled.add(number)
                     if world.timing.random() < 0.3:  # its time will be over
-                        world.at(world.now + world.timing.expovariate(0.5), self._take_back, self._generation, record)
+                        world.at(world.now + world.timing.expovariate(0.5), self._late, self._generation, record)
         self.waiting = left
 
-    def _take_back(self, generation: int, record: Record) -> None:
+    def _late(self, generation: int, record: Record) -> None:
         if generation != self._world.generation or record.state is not RecordState.QUEUED:
             return
         core = self._core
-        if self._world.call(partial(core.take_back, record)):
+        if self._world.call(partial(core.record_late, record, now=self._world.now)):
             self._world.note("taken back")
             self._settle()
             self._world.retry_blocked()
