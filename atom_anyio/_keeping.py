@@ -28,7 +28,7 @@ from atom_sansio import (
 from atom_sansio._recording import BUSY, WELL
 
 from ._call import Call
-from ._loop import Loop
+from ._loop import Loop, task_id
 
 if TYPE_CHECKING:
     from atom_sync.backlog import OpenBacklog
@@ -78,7 +78,7 @@ class Keeping:
         self._left = {0, 1}  # tasks that are not done
         self._at_work = 0
         self._finished = False
-        self._interrupted: dict[int, BaseException] = {}  # what has hit tasks while threads worked for them
+        self._interrupted: dict[int | None, BaseException] = {}  # what has hit tasks while threads worked for them
         self._in_hand: BacklogCommand | None = None  # the one that is not about records
         self._given_up = False
         self._abandoned: list[Call[Any]] = []  # threads are at it still
@@ -240,6 +240,7 @@ class Keeping:
         except anyio.get_cancelled_exc_class():
             pass  # raised, it would cancel the whole group
         finally:  # whoever waits for what this had in hand is not to wait for ever
+            self._interrupted.pop(task_id(), None)
             self._scopes[task] = None
             self._put_off(task)
             self._notify()
@@ -247,7 +248,7 @@ class Keeping:
 
     def _raise_interrupt(self) -> None:
         """Raise what has hit this task while a thread worked for it."""
-        if self._interrupted and (error := self._interrupted.pop(anyio.get_current_task().id, None)) is not None:
+        if self._interrupted and (error := self._interrupted.pop(task_id(), None)) is not None:
             raise error
 
     async def _next(self, task: int, next_: Callable[[float], BacklogCommand | None]) -> BacklogCommand | None:
@@ -359,7 +360,11 @@ class Keeping:
                         if not call.prevent():
                             self._abandoned.append(call)
                         raise
-                    self._interrupted[anyio.get_current_task().id] = error  # this comes to its end first
+                    # This comes to its end first.  Of several, what ends the program counts.
+                    if isinstance(error, anyio.get_cancelled_exc_class()):
+                        self._interrupted.setdefault(task_id(), error)
+                    else:
+                        self._interrupted[task_id()] = error
                     if call.prevent():
                         break
                     wait = call.wait
