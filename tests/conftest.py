@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import os
 import signal
@@ -10,12 +9,13 @@ import signal
 import pytest
 from hypothesis import settings
 
-from atom_sansio import Options
-
 settings.register_profile("default", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.register_profile("brief", deadline=None, max_examples=20)  # beside a run with more, with another Python
 settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+OUR_OWN = ("ATOM_FAULTS_", "ATOM_SIMULATE_", "ATOM_TEST_")
+"""What the names of variables begin with that are for the tests themselves."""
 
 FLOORS = {"atom_sansio": 100.0, "atom_sync": 95.0, "atom_anyio": 95.0, "atom_sync/ironsource": 95.0}
 """Per cent of branches and lines that the whole suite must reach, by package."""
@@ -27,8 +27,9 @@ def pytest_configure() -> None:
     That is options of a tracker, such as a backlog whose events would be delivered to a test, and signals, which are
     ignored in the background and under ``nohup``.
     """
-    for option in (*(field.name for field in dataclasses.fields(Options)), "collector_keys"):
-        os.environ.pop(f"ATOM_{option.upper()}", None)
+    for name in list(os.environ):
+        if name.startswith("ATOM_") and not name.startswith(OUR_OWN):
+            del os.environ[name]
     for name, handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is signal.SIG_IGN:
