@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from atom_sansio import Loss, LossReason, ReportLoss, ReportParked
-from atom_sansio._logged import cause_and_words, causes_and_words, too_slow
+from atom_sansio._logged import BacklogSays, cause_and_words, causes_and_words, too_slow
 
 
 def loss(
@@ -29,6 +29,15 @@ def loss(
 
 def parked(status: int | None, message: str = "bad key") -> ReportParked:
     return ReportParked(stream="clicks", status=status, message=message)
+
+
+def test_what_a_backlog_says() -> None:
+    """It is logged as it is, each thing once."""
+    said = BacklogSays("the disk is full")
+    assert cause_and_words(said) == (said, "the disk is full")
+    assert len({said, BacklogSays("the disk is full"), BacklogSays("it is well")}) == 2
+    assert not hasattr(said, "__dict__")
+    assert list(causes_and_words([said], on_loss=True)) == [(said, "the disk is full")]
 
 
 def test_words_of_a_loss() -> None:

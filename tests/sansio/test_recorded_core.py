@@ -620,7 +620,7 @@ def test_taken_back() -> None:
 @pytest.mark.parametrize("on_full", ["block", "raise", "drop_newest", "drop_oldest"])
 def test_late(on_full: str) -> None:
     """An event that waits for too long is refused or lost, as ``on_full`` says; one that is being written is not."""
-    core = make(Level.PROCESS, on_full=on_full)
+    core = make(Level.PROCESS, on_full=on_full, max_pending_events=2)
     written = core.admit("a", b"1\n", now=0.0)
     receipt = Receipt()
     assert core.next_records(now=0.0) is not None
@@ -635,6 +635,8 @@ def test_late(on_full: str) -> None:
     assert waiting.trouble == "the backlog has been busy with other records for too long"
     statistics = core.statistics()
     assert (statistics.pending, statistics.pending_bytes) == (1, 2)
+    assert core.admit("a", b"3\n", now=1.0) is not None, "its room is free"
+    assert core.statistics().lost == statistics.lost
     if not on_full.startswith("drop"):
         assert waiting.state is RecordState.REFUSED
         assert (statistics.accepted, statistics.lost, receipt.outcome) == (1, {}, None)
@@ -645,6 +647,17 @@ def test_late(on_full: str) -> None:
     report = core.next_command(now=1.0)
     assert isinstance(report, ReportLoss)
     assert (report.loss.events, report.loss.message) == ((2,), waiting.trouble)
+
+
+def test_late_since_the_disk_is_full() -> None:
+    """Then that is what is said of it."""
+    core = make(Level.PROCESS)
+    record = core.admit("a", b"1\n", now=0.0)
+    assert record is not None
+    assert core.next_records(now=0.0) is not None
+    core.records_refused("no space", now=0.0)
+    assert core.record_late(record, now=0.5)
+    assert record.trouble == "the backlog cannot be written: no space"
 
 
 @pytest.mark.parametrize("waits", [False, True])
