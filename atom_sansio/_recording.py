@@ -99,8 +99,8 @@ class Recording:
         self._keeper = keeper
         self._queue: deque[Record] = deque()
         self._given: _Given | None = None
-        self._retry_at: float | None = None
-        self._trouble = ""
+        self._retry_at: float | None = None  # after a failure
+        self._trouble: str  # which that was
 
     @property
     def writing(self) -> bool:
@@ -186,7 +186,6 @@ class Recording:
         given.written = True
         self._keeper.give_numbers(given.numbers)
         self._retry_at = None
-        self._trouble = ""
         return given.members
 
     def entered(self) -> bool:
