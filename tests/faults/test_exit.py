@@ -71,10 +71,11 @@ def test_no_server(server: Callable[[], AbstractContextManager[str]]) -> None:
             assert err.count("25 events of stream 's' are lost (stopped, status None)") == 2
 
 
+# Python heeds a signal that comes just when the main thread falls asleep when that wakes: it sleeps for a moment.
 WAYS = {
-    "asleep": "while True: time.sleep(60)",
-    "in a flush": "Tracker(sys.argv[2]).track('t', 1)\nwhile True: tracker.flush(60); time.sleep(60)",
-    "in a lock": "lock = threading.Lock()\nlock.acquire()\nlock.acquire()",
+    "asleep": "while True: time.sleep(0.05)",
+    "in a flush": "Tracker(sys.argv[2]).track('t', 1)\nwhile True: tracker.flush(60); time.sleep(0.05)",
+    "in a lock": "lock = threading.Lock()\nlock.acquire()\nwhile not lock.acquire(timeout=0.05): pass",
     "busy": "while True: pass",
 }
 

@@ -106,7 +106,7 @@ def test_no_server(tmp_path: Path, level: str) -> None:
 @posix
 def test_signals(tmp_path: Path) -> None:
     """A signal with handle_signals(): all 25 are delivered, by this program or by the next."""
-    script = TRACK + "tracker.handle_signals()\nprint('ready', flush=True)\nwhile True: time.sleep(60)"
+    script = TRACK + "tracker.handle_signals()\nprint('ready', flush=True)\nwhile True: time.sleep(0.05)"
     signals = {f"{server} {signal_.name}": signal_ for server in SERVERS for signal_ in (signal.SIGTERM, signal.SIGINT)}
     with Cases(tmp_path, signals) as cases, ExitStack() as stack:
         arguments = cases.arguments("process")

@@ -410,12 +410,12 @@ def test_defect_19_signal_handlers_are_replaced(bench: MakeBench) -> None:
 def test_defect_19_sigterm_ends_the_process(collector: ModelCollector) -> None:
     """A program without handlers of its own sends its events on SIGTERM and then ends by it."""
     script = (
-        "import os, signal, sys\n"
+        "import os, signal, sys, time\n"
         "from ironsource.atom.ironsource_atom_tracker import IronSourceAtomTracker as Tracker\n"
         "tracker = Tracker(endpoint=sys.argv[1], auth_key=sys.argv[2])\n"
         "tracker.track('s', {'id': 1})\n"
         "os.kill(os.getpid(), signal.SIGTERM)\n"
-        "signal.pause()\n"
+        "while True: time.sleep(0.05)\n"
     )
     process = subprocess.run([sys.executable, "-c", script, collector.url, KEY], timeout=PATIENCE, check=False)
     assert process.returncode == -signal.SIGTERM
