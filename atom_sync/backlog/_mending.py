@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from . import _tables as tables
 from ._files import aside, open_private, sync_directory
@@ -300,7 +300,7 @@ class Log:
         self._log = path.with_name(f"{path.name}-wal")
         with contextlib.suppress(FileNotFoundError):
             self._head = self._read_head()
-            self._commits = _commits(self._log, _page_size(path))
+            self._commits = _commits(self._log, path)
             if self._commits:
                 self._copy = path.with_name(f"{path.name}-wal-copy")
                 os.close(open_private(self._copy, os.O_RDWR))
@@ -335,18 +335,15 @@ class Log:
             self._copy.unlink(missing_ok=True)
 
 
-def _commits(log: Path, page_size: int) -> list[int]:
-    """The numbers, from 1, of pages in *log* that end a transaction.
-
-    Args:
-        page_size: for when the log's own head is damaged.
-    """
+def _commits(log: Path, path: Path) -> list[int]:
+    """The numbers, from 1, of pages in *log*, that of the file *path*, that end a transaction."""
     with log.open("rb") as file:
         head = file.read(_WAL_HEAD)
         sound = _is_sound(head)
-        if not sound and _is_sound(_before_restart(head)):
-            return []  # it was about to be used anew, so all that it held was in the file
-        size = int.from_bytes(head[8:12], "big") if sound else page_size
+        size = int.from_bytes(head[8:12], "big") if sound else _page_size(path)
+        if not sound and _is_sound(_before_restart(head)) and _is_in_file(file, size, head[16:24], path):
+            return []  # it was about to be used anew
+        file.seek(_WAL_HEAD)
         frames = []
         for _ in range((log.stat().st_size - _WAL_HEAD) // (size + _FRAME)):
             frames.append(file.read(_FRAME))
@@ -355,6 +352,28 @@ def _commits(log: Path, page_size: int) -> list[int]:
     salts = Counter(frame[8:16] for frame in frames)
     salt = head[16:24] if sound else salts.most_common(1)[0][0] if salts else b""
     return [n for n, frame in enumerate(frames, 1) if frame[8:16] == salt and frame[4:8] != bytes(4)]
+
+
+def _is_in_file(log: BinaryIO, size: int, salt: bytes, path: Path) -> bool:
+    """Whether all that was committed to *log*, of *size* bytes a page, is in the file *path* as well."""
+    log.seek(_WAL_HEAD)
+    begun: dict[int, int] = {}
+    committed: dict[int, int] = {}
+    pages = 0
+    while (frame := log.read(_FRAME))[8:16] == salt:
+        begun[int.from_bytes(frame[:4], "big")] = log.tell()
+        log.seek(size, os.SEEK_CUR)
+        if frame[4:8] != bytes(4):
+            committed.update(begun)
+            pages = int.from_bytes(frame[4:8], "big")
+    with path.open("rb") as file:
+        for number, at in committed.items():
+            if number <= pages:
+                file.seek((number - 1) * size)
+                log.seek(at)
+                if file.read(size) != log.read(size):
+                    return False
+    return True
 
 
 def _page_size(path: Path) -> int:
