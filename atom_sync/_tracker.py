@@ -116,7 +116,7 @@ class Tracker(Intake[Receipt]):
             self._opened()
             _live.add(self)
         except BaseException:  # Ctrl-C, say, when it is at work already
-            if "_core" in self.__dict__:
+            if hasattr(self, "_core"):
                 self.stop(0)
             raise
 
@@ -147,7 +147,8 @@ class Tracker(Intake[Receipt]):
             BacklogError: the backlog cannot be opened.
             LocalError: this call has interrupted that.
         """
-        # No __getattr__ does this, with which any attribute takes longer, also those that track() looks at.
+        # No __getattr__ does this, with which any attribute takes longer, also those that track() looks at; so it does
+        # once somebody has asked for our __dict__.
         try:
             core = self._core
         except AttributeError:
@@ -160,7 +161,7 @@ class Tracker(Intake[Receipt]):
                 raise LocalError(_OPENING)
             self._opening = True
             try:
-                if "_core" not in self.__dict__:
+                if not hasattr(self, "_core"):
                     self._open(kept=kept)
                 some = self._keeping is not None or bool(self._aside)
                 self._core.take_up(self._aside)
@@ -273,7 +274,7 @@ class Tracker(Intake[Receipt]):
             raise LocalError("the event was tracked before a fork; only the parent learns what becomes of it")
         until = inf if timeout is None else self._clock.now() + _check_timeout(timeout)
         with self._lock:
-            if self._opening and "_core" not in self.__dict__:  # which cannot go on before this call ends
+            if self._opening and not hasattr(self, "_core"):  # which cannot go on before this call ends
                 raise LocalError(_OPENING)
             self._follow(receipt, until)
 
@@ -426,10 +427,10 @@ class Tracker(Intake[Receipt]):
 
     def __repr__(self) -> str:
         name = f"{type(self).__module__}.{type(self).__name__}"
-        core = self.__dict__.get("_core")
+        core = getattr(self, "_core", None)
         if core is not None:
             return f"<{name} {core.state.value} {self._options.endpoint}>"
-        if "_lanes" in self.__dict__:  # in a forked child, whose file is not opened to be shown
+        if hasattr(self, "_lanes"):  # in a forked child, whose file is not opened to be shown
             return f"<{name} {TrackerState.OPEN.value} {self._options.endpoint}>"
         return f"<{name} unfinished>"  # half built, as a traceback may show it
 
@@ -579,7 +580,8 @@ class Tracker(Intake[Receipt]):
     def _begin_in_child(self) -> None:
         keeping = self._keeping
         self._lanes, self._late = {}, deque()
-        self.__dict__.pop("_core", None)
+        with contextlib.suppress(AttributeError):
+            del self._core
         self._begin()
         if keeping is not None:
             keeping.leave_to_parent()
@@ -634,7 +636,7 @@ def _stop_all() -> None:
     another.  A transport's ``close()`` may raise or block, so all are heard before the first is called.
     """
     # A forked child may not have needed it.
-    trackers = [tracker for tracker in _live if "_core" in tracker.__dict__ or tracker._aside]
+    trackers = [tracker for tracker in _live if hasattr(tracker, "_core") or tracker._aside]
     until = time.monotonic() + EXIT_TIMEOUT
     cuts = {tracker: until - tracker._time_after_sending() for tracker in trackers}
     trackers.sort(key=cuts.__getitem__)

@@ -222,6 +222,18 @@ class TestThreads:
             assert tracker.flush(PATIENCE).lost == 1
         assert time.monotonic() - began < PATIENCE
 
+    @pytest.mark.skipif(not (3, 11) <= sys.version_info < (3, 13), reason="that makes no difference")
+    def test_attributes_are_found_quickly(self) -> None:
+        """Nothing makes CPython put a tracker's attributes into a dictionary, where track() takes longer to find them."""
+        tracker = make_tracker(FrozenClock(), transport=MemoryTransport())
+        tracker.track("s", 1)
+        tracker.statistics()
+        repr(tracker)
+        tracker.stop()
+        assert not [each for each in gc.get_referents(tracker) if type(each) is dict and "_core" in each]
+        assert "_core" in tracker.__dict__
+        assert [each for each in gc.get_referents(tracker) if type(each) is dict and "_core" in each]
+
     def test_a_transport_that_cannot_be_closed(self, caplog: pytest.LogCaptureFixture) -> None:
         """What it raises is logged, and stop() returns what became of the events."""
 
