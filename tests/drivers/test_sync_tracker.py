@@ -224,7 +224,7 @@ class TestThreads:
 
     @pytest.mark.skipif(not (3, 11) <= sys.version_info < (3, 13), reason="that makes no difference")
     def test_attributes_are_found_quickly(self) -> None:
-        """Nothing makes CPython put a tracker's attributes into a dictionary, where track() takes longer to find them."""
+        """Nothing makes CPython put a tracker's attributes into a dictionary, where track() finds them later."""
         tracker = make_tracker(FrozenClock(), transport=MemoryTransport())
         tracker.track("s", 1)
         tracker.statistics()
