@@ -87,6 +87,7 @@ def test_long_runs_that_found_faults(seed: int) -> None:
         (1_600_200_097, 2_500),
         (1_600_500_087, 2_500),
         (1_800_300_040, 2_500),
+        (2_251_900_082, 2_500),
     ],
 )
 def test_seeds_that_found_the_simulator_wrong(seed: int, events: int) -> None:
