@@ -13,7 +13,7 @@ import pytest
 from tests.simulation import bugs
 from tests.simulation.world import World
 
-pytestmark = pytest.mark.no_cover
+pytestmark = pytest.mark.uncovered
 """It takes half of the time, and what is tested here is not which lines are run."""
 
 SEEDS = [1, 4, 5, 22, 30, 1003]
