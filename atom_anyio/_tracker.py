@@ -244,7 +244,10 @@ class Tracker(Intake[Receipt]):
     ) -> tuple[Record | None, Receipt | None]:
         """Accept *event*, but for the record that it may need first."""
         if not self._records:
-            return None, self.track_nowait(stream, event, auth_key=auth_key, receipt=receipt)
+            if receipt:
+                return None, self.track_nowait(stream, event, auth_key, receipt=True)
+            self.track_nowait(stream, event, auth_key)  # with receipt=False this would not be quick
+            return None, None
         given = Receipt(self._settled) if receipt else None
         line = encode_event(event)
         key = None if auth_key is None else AuthKey.of(auth_key)

@@ -665,6 +665,28 @@ class TestLife:
 
         run(main)
 
+    @pytest.mark.parametrize("call", ["track", "track_nowait"])
+    def test_most_events_need_no_decision(self, run: Any, call: str) -> None:
+        """They are appended where they are."""
+
+        class Deciding(Tracker):
+            decisions = 0
+
+            def _decide(self, *args: Any, **kwargs: Any) -> Any:
+                self.decisions += 1
+                return super()._decide(*args, **kwargs)
+
+        async def main() -> None:
+            async with Deciding(ENDPOINT, transport=MemoryTransport()) as tracker:
+                for _ in range(100):
+                    if call == "track":
+                        await tracker.track("s", 1)
+                    else:
+                        tracker.track_nowait("s", 1)
+                assert 1 <= tracker.decisions <= 3
+
+        run(main)
+
     def test_tasks_are_few(self, run_virtually: Any) -> None:
         """However much there is to send and to wait for, there are max_in_flight tasks at most."""
 
