@@ -15,24 +15,20 @@ class Breaker:
     with full jitter between them, until the first answer.
     """
 
-    __slots__ = ("_attempt", "_failing", "_policy", "_retry_at")
+    __slots__ = ("_attempt", "_failing", "_policy", "retry_at")
 
     def __init__(self, policy: RetryPolicy) -> None:
         self._policy = policy
         self._failing: set[Hashable] = set()
         self._attempt = 0
-        self._retry_at: float | None = None
-
-    @property
-    def retry_at(self) -> float | None:
+        self.retry_at: float | None = None
         """None while requests flow freely, else when the next probe may go."""
-        return self._retry_at
 
     def answered(self) -> None:
         """The endpoint is there."""
         self._failing.clear()
         self._attempt = 0
-        self._retry_at = None
+        self.retry_at = None
 
     def failed(self, lane: Hashable, *, now: float, unit: float) -> None:
         """A request of *lane* (whatever tells lanes apart) came to no answer or to a 5xx."""
@@ -41,4 +37,4 @@ class Breaker:
         if len(self._failing) == 2:
             self._attempt += 1
             pause = backoff(self._attempt, base=self._policy.base, cap=self._policy.cap, unit=unit)
-            self._retry_at = now + pause
+            self.retry_at = now + pause

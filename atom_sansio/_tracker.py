@@ -371,10 +371,13 @@ class TrackerCore:
             else:
                 self._schedule.make_ready(lane)
         # While the disk may still take what was accepted there is something to wait for.
-        settled = not self._schedule and (self._recording is None or self._recording.idle)
-        if settled and self._state is TrackerState.DRAINING:
+        if (
+            self._state is TrackerState.DRAINING
+            and not self._schedule
+            and (self._recording is None or self._recording.idle)
+        ):
             self._state = advance(TRACKER_TRANSITIONS, self._state, TrackerInput.ALL_SETTLED)
-        return None if self._state is TrackerState.CLOSED else self._delivery.next_request(now)
+        return None if self._state is _CLOSED else self._delivery.next_request(now)
 
     def next_deadline(self) -> float | None:
         """When to call :meth:`next_command` again though nothing happens, or None for never.
@@ -404,8 +407,9 @@ class TrackerCore:
     @property
     def closed(self) -> bool:
         """Whether it is CLOSED and has nothing more to report or to keep."""
-        done = all(part is None or part.idle for part in (self._keeper, self._recording))
-        return self._state is TrackerState.CLOSED and done and not (self._losses.reports or self._delivery.parked)
+        if self._state is not TrackerState.CLOSED or self._losses.reports or self._delivery.parked:
+            return False
+        return all(part is None or part.idle for part in (self._keeper, self._recording))
 
     def statistics(self) -> Statistics:
         """The ledger as it stands."""

@@ -48,15 +48,19 @@ class Clock:
 
     def notify(self, condition: threading.Condition) -> None:
         """Let one thread go on that waits for *condition*, whose lock is held."""
-        with suppress(IndexError):  # see notify_all()
+        try:  # noqa: SIM105 - suppress() takes twice as long as all the rest, and this is for each batch
             condition.notify()
+        except IndexError:  # see notify_all()
+            pass
 
     def notify_all(self, condition: threading.Condition) -> None:
         """Let all threads go on that wait for *condition*, whose lock is held."""
         # A handler or a finaliser that interrupts this, and notifies too, may have woken the last one just before
         # Condition takes it from the front of its queue: then there is nobody left to be woken.
-        with suppress(IndexError):
+        try:  # noqa: SIM105
             condition.notify_all()
+        except IndexError:
+            pass
 
     def gate(self) -> threading.Lock:
         """A closed gate, at which one thread may wait.  That takes less than a condition, and no lock to go on."""

@@ -25,11 +25,9 @@ from atom_sansio import (
     FlushResult,
     Intake,
     Level,
-    LoadBatch,
     LocalError,
     OnFull,
     Options,
-    Records,
     RecordState,
     RemoteError,
     Reply,
@@ -39,7 +37,6 @@ from atom_sansio import (
     Statistics,
     TrackerCore,
     TrackerState,
-    UpdateBacklog,
 )
 from atom_sansio._logged import BacklogSays
 from atom_sansio._request import check_stream
@@ -475,12 +472,12 @@ class Tracker(Intake[Receipt]):
             return command
 
     def _perform(self, command: Command | BacklogCommand, until: float | None) -> None:
-        if isinstance(command, (Records, UpdateBacklog, LoadBatch)):
-            assert self._keeping is not None
-            self._keeping.perform(command)
-            return
         if not isinstance(command, SendRequest):
-            self._reporter.tell()
+            if isinstance(command, (ReportLoss, ReportParked)):
+                self._reporter.tell()
+            else:
+                assert self._keeping is not None
+                self._keeping.perform(command)
             return
         timeout = command.timeout if until is None else min(command.timeout, until - self._clock.now())
         outcome: object
@@ -521,7 +518,7 @@ class Tracker(Intake[Receipt]):
     def _notify_progress(self) -> None:
         """Let go on who waits for what has happened now.  To wake the others would cost more than the core's part."""
         self._clock.notify_all(self._room)
-        if any(flush.done for flush in self._followed):
+        if self._followed and any(flush.done for flush in self._followed):
             self._clock.notify_all(self._done)
 
     def _wake(self) -> None:
