@@ -11,7 +11,7 @@ from ._cut import escaped_size, pieces
 from ._errors import BacklogFull, EventTooLarge
 from ._flush import EventShare, Receipt
 from ._inlet import NO_INLET, Inlet, Segment, count_lines
-from ._keeper import Keeper
+from ._keeper import AHEAD, Keeper
 from ._kept import KeptRecords
 from ._lane import Batch, Lane
 from ._ledger import Ledger
@@ -282,15 +282,22 @@ class Admission:
             lane.close_inlet()
         sealed = []
         while lane.closed:
-            batch = self._cut(lane, send=False)
-            batch.spilled = True
-            sealed.append(batch)
-            if self._ages is not None:
-                self._spilled.append((lane, batch))
+            sealed.append(self._cut(lane, send=False))
         if sealed:
-            lane.batches[:0] = reversed(sealed)
+            self.add_kept(lane, sealed)
             if lane.state is LaneState.FILLING:
                 self._schedule.make_ready(lane)
+
+    def seal_ahead(self, lane: Lane) -> None:
+        """Make batches of what is full in *lane*, to be kept in one with that which is to be sent next."""
+        if self._ages is not None:
+            return  # of several lanes the oldest events are to be found by themselves, to be dropped for new ones
+        size = lane.batches[-1].size
+        sealed = []
+        while lane.closed and lane.closed[0].full and size + len(lane.closed[0].lines) <= AHEAD:
+            sealed.append(self._cut(lane, send=False))
+            size += sealed[-1].size
+        self.add_kept(lane, sealed)
 
     def seal_all(self) -> None:
         """:meth:`seal` every lane."""
@@ -307,14 +314,15 @@ class Admission:
         restored = []
         while lane.closed:
             batch = self._take(lane, send=False)
-            batch.spilled = True
             restored.append(batch)
             self._ledger.restore(batch.events, batch.size)
         self._keeper.put_restored(lane, restored, records.marks)
         self.add_kept(lane, restored)
 
     def add_kept(self, lane: Lane, batches: list[Batch]) -> None:
-        """Let *batches*, which are or will be kept, be the next of *lane*."""
+        """Let *batches*, which are or will be kept, be those of *lane* that are sent after all that it has."""
+        for batch in batches:
+            batch.spilled = True
         lane.batches[:0] = reversed(batches)
         if self._ages is not None:
             self._spilled.extend((lane, batch) for batch in batches)

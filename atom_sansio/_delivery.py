@@ -11,7 +11,7 @@ from ._backoff import backoff
 from ._breaker import Breaker
 from ._budget import RetryBudget
 from ._errors import ConnectionFailed, RemoteError
-from ._keeper import PAUSE, Keeper
+from ._keeper import DROP_WITHIN, PAUSE, Keeper
 from ._kept import LoadBatch
 from ._lane import Batch, Lane, split
 from ._ledger import Ledger
@@ -117,6 +117,8 @@ class Delivery:
             self._at_backlog[batch.batch_id] = lane
             if batch.lines is None:
                 self.loads.append(LoadBatch(batch_id=batch.batch_id))
+            elif len(lane.batches) == 1:
+                self._admission.seal_ahead(lane)
             return None
         lane.fire(LaneInput.SEND)
         body, batch.body = batch.body or lane.body(batch.lines), None
@@ -156,7 +158,8 @@ class Delivery:
                 self._ledger.settle_delivered(batch.events, batch.size)
                 lane.settle_flushes(batch.events, delivered=True)
                 if self._keeper is not None:
-                    self._keeper.settled(lane, batch)
+                    more = len(lane.batches) > 1 and lane.batches[-2].kept
+                    self._keeper.settled(lane, batch, drop_by=now + DROP_WITHIN if more else -inf)
                 self._finish(lane)
             case Verdict.RETRY:
                 pause = retry_after(reply, unix_now=now + self._unix_offset)

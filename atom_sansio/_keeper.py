@@ -7,6 +7,7 @@ The rules:
   whose events are neither kept nor settled.
 - A batch that was split is dropped in the update that puts what it became, so a crash leaves one or the other.
 - One update is under way at a time; what comes meanwhile makes up the next.
+- An update costs about the same whatever is in it.  So small batches are kept several at a time, and dropped so.
 - Events that do not fit into memory are let go once they are kept, and loaded when their turn comes.
 """
 
@@ -29,6 +30,12 @@ _CHUNK: Final = 4 * 1024 * 1024
 
 PAUSE: Final = 1.0
 """Seconds after a failure until the backlog is tried again."""
+
+AHEAD: Final = 64 * 1024
+"""Bytes of events that are kept at a time, where a lane has more than a batch of them."""
+
+DROP_WITHIN: Final = 0.1
+"""Seconds after which a delivered batch is dropped at the latest.  After a crash before that it is sent once more."""
 
 _SLACK: Final = 1024
 """Entries that the queue may hold, beyond twice those that count, before it is pruned."""
@@ -78,6 +85,7 @@ class Keeper:
         """Whether the last update failed."""
         self._queue: deque[_Entry] = deque()
         self._drop: list[str] = []
+        self._drop_by = -inf  # when these are to be dropped at the latest
         self._dead: list[DeadLetter] = []
         self._under_way: tuple[list[_Entry], UpdateBacklog] | None = None
         self._retry_at: float | None = None
@@ -114,21 +122,25 @@ class Keeper:
         if self.records:
             self._sealed[lane.address] = self._sealed.get(lane.address, 0) + events
 
-    def settled(self, lane: Lane, batch: Batch) -> None:
-        """*batch* has its outcome."""
+    def settled(self, lane: Lane, batch: Batch, *, drop_by: float = -inf) -> None:
+        """*batch* has its outcome.  If it is kept, it is to be dropped, which may wait for others until *drop_by*."""
         batch.settled = True
         if batch.kept:
             if batch.lines is None:
                 self.away -= batch.size
-            self._drop.append(batch.batch_id)
+            self._have_dropped(batch, drop_by)
         elif batch.asked:
             batch.lines = None  # what is left of it in the queue is its mark
             if batch.doubtful:
-                self._drop.append(batch.batch_id)
+                self._have_dropped(batch)
         elif mark := self._mark(lane.address):
             self._queue.append(_Entry(lane, None, mark=mark))
         if self.failing and len(self._queue) >= self._prune_at:
             self._prune()
+
+    def _have_dropped(self, batch: Batch, by: float = -inf) -> None:
+        self._drop_by = min(self._drop_by, by) if self._drop else by
+        self._drop.append(batch.batch_id)
 
     def split(self, lane: Lane, batch: Batch, halves: tuple[Batch, ...]) -> None:
         """*batch* is replaced by *halves*: neither is dropped nor the other put alone."""
@@ -241,7 +253,8 @@ class Keeper:
         """When :meth:`update` has something to give, minus infinity for now, None for not before it is told more."""
         if self._under_way is not None or not (self._queue or self._drop or self._dead):
             return None
-        return -inf if self._retry_at is None else self._retry_at
+        due = -inf if self._queue or self._dead else self._drop_by
+        return due if self._retry_at is None else max(due, self._retry_at)
 
     def update(self, now: float) -> UpdateBacklog | None:
         """What the backlog is to do next, if anything."""
@@ -282,7 +295,7 @@ class Keeper:
                 continue
             batch.kept = True
             if batch.settled:  # meanwhile, or before; to drop what is not there does no harm
-                self._drop.append(batch.batch_id)
+                self._have_dropped(batch)
             elif batch.spilled and resident > self.window:
                 batch.lines = None
                 self.away += batch.size
@@ -304,8 +317,9 @@ class Keeper:
         self._dead[:0] = update.dead
 
     def hurry(self) -> None:
-        """Try again at once."""
+        """Have all done at once."""
         self._retry_at = None
+        self._drop_by = -inf
 
     def give_up(self, *, all_: bool) -> list[tuple[Lane, Batch]]:
         """Forget all that was to be told; give the batches that are not kept, if they should have been all."""

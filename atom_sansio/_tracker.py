@@ -660,9 +660,11 @@ class TrackerCore:
             raise LocalError(_INTERRUPTED)
         if self._delivery.loads:
             return -inf
-        parts = (self._keeper, self._recording if records else None)
-        deadlines = [part.deadline() for part in parts if part is not None]
-        return min((deadline for deadline in deadlines if deadline is not None), default=None)
+        deadline = None if self._keeper is None else self._keeper.deadline()
+        if not records or self._recording is None:
+            return deadline
+        others = self._recording.deadline()
+        return others if deadline is None else deadline if others is None else min(deadline, others)
 
     @in_turn
     def backlog_updated(self) -> None:

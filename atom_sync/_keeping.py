@@ -114,6 +114,7 @@ class Keeping:
         self._writer: int | None = None  # the thread that writes for all who wait
         self._worker: int | None = None  # the thread that does all the rest; 0 for one that has not begun yet
         self._woken = False  # since the worker looked
+        self._rests_until = inf  # when it looks again by itself, while it waits
         # What each thread does, be it the worker or, without one, a sender.
         self._at_work: dict[int, BacklogCommand] = {}
         self._finished = self._given_up = self._closing = self._closed = self._left = False
@@ -341,8 +342,10 @@ class Keeping:
     def look(self) -> None:
         """Have done what the core asks for now; to be called under the lock."""
         # While this interrupts the core nobody can say; the worker will see.
-        if not self._core.busy and self._core.next_backlog_deadline(records=self._unheard) is None:
-            return
+        if not self._core.busy:
+            deadline = self._core.next_backlog_deadline(records=self._unheard)
+            if deadline is None or deadline >= self._rests_until:
+                return
         self._ask()
 
     def _ask(self) -> None:
@@ -445,8 +448,12 @@ class Keeping:
                 deadline = self._core.next_backlog_deadline(records=self._unheard)
                 if self._finished and self._idle:
                     break
-                if not self._woken:  # by a finaliser that has run in this thread since, and tracks
-                    self._clock.wait(self._asked, deadline)
+                self._rests_until = inf if deadline is None else deadline
+                try:
+                    if not self._woken:  # by a finaliser that has run in this thread since, and tracks
+                        self._clock.wait(self._asked, deadline)
+                finally:
+                    self._rests_until = inf
             return None
 
     @property

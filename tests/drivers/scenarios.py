@@ -1004,7 +1004,7 @@ SCENARIOS: list[Scenario] = [
         options={"max_batch_events": 1},
         server={"a": [HANGS]},
         backlog=keeps("memory", update=0.8),
-        program=[track(1, "a", 1, 2), Stop(2, timeout=2), Stop(2)],
+        program=[track(1, "a", 1), track(1.5, "a", 2), Stop(2, timeout=2), Stop(2)],
         until=100,
         requests=[(1.8, "a", [1])],
         returns=[(4.6, result(pending=2)), (4.6, result(pending=2))],

@@ -26,7 +26,7 @@ from atom_sansio import (
 )
 from atom_sansio._admission import Admission
 from atom_sansio._inlet import Inlet
-from atom_sansio._keeper import Keeper
+from atom_sansio._keeper import AHEAD, Keeper
 from atom_sansio._kept import KeptRecords
 from atom_sansio._lane import Lane
 from atom_sansio._ledger import Ledger
@@ -418,6 +418,45 @@ def test_sealing() -> None:
     it.put(b"3\n")
     it.seal(lane)
     assert [batch.lines for batch in lane.batches] == [b"3\n", b"2\n", b"0\n1\n"]
+
+
+@pytest.mark.parametrize(
+    ("size", "on_full", "ahead"),
+    [
+        (AHEAD // 3, "block", 2),
+        (AHEAD // 3 + 1, "block", 1),
+        (AHEAD, "block", 0),
+        (10, "block", 3),
+        (10, "drop_oldest", 0),
+    ],
+)
+def test_sealing_ahead(size: int, on_full: str, ahead: int) -> None:
+    """What is full behind the next batch is kept in one with that, up to so many bytes; what is not full waits."""
+    it = Admitting(Level.MEMORY, max_batch_events=10, on_full=on_full)
+    for _ in range(4):
+        it.put(b"1" * (size - 1) + b"\n")
+        it.lane().close_inlet(full=True)
+    it.put(b"2\n")
+    lane = it.lane()
+    batch = it.next_batch(lane)
+    it.seal_ahead(lane)
+    assert lane.batches[-1] is batch
+    assert [(each.place, each.body, each.spilled) for each in reversed(lane.batches[:-1])] == [
+        (2 + n, None, True) for n in range(ahead)
+    ]
+    assert len(it.update().put) == 1 + ahead
+    assert lane.waiting == 4 - ahead
+
+
+def test_sealing_ahead_of_what_is_not_full() -> None:
+    """It waits, though something full comes after it."""
+    it = Admitting(Level.MEMORY, max_batch_events=2)
+    for line, full in ((b"1\n", True), (b"2\n", False), (b"3\n", True)):
+        it.put(line)
+        it.lane().close_inlet(full=full, due=True)
+    batch = it.next_batch(it.lane())
+    it.seal_ahead(it.lane())
+    assert it.lane().batches == [batch]
 
 
 @pytest.mark.parametrize(

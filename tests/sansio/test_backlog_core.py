@@ -28,8 +28,10 @@ from atom_sansio import (
     TrackerCore,
     UpdateBacklog,
 )
+from atom_sansio._keeper import DROP_WITHIN
 
 K1 = AuthKey("k1")
+OK = Reply(status=200, headers=(), body=b"")
 
 
 def restored(events: int, **kwargs: object) -> Recovered:
@@ -180,16 +182,55 @@ def test_the_oldest_is_dropped_in_memory_level() -> None:
     assert core.statistics().pending == 2
 
 
+def test_full_batches_are_kept_together() -> None:
+    """One update keeps what is full, which is sent without asking again, and dropped together a moment later."""
+    core = make(Level.MEMORY, max_batch_events=1)
+    for number in range(3):
+        core.track("a", number, now=0.0)
+    assert sends(core) == []
+    update = core.next_backlog_command(now=0.0)
+    assert isinstance(update, UpdateBacklog)
+    assert [lines for _, lines in update.put] == [b"0\n", b"1\n", b"2\n"]
+    core.backlog_updated()
+    for number, drop_at in enumerate((2.0 + DROP_WITHIN, 2.0 + DROP_WITHIN, -inf)):
+        [command] = sends(core)
+        core.response_received(command.batch_id, OK, now=2.0 + number, unit=0.5)
+        assert core.next_backlog_deadline() == drop_at
+        assert drop_at == -inf or core.next_backlog_command(now=drop_at - 0.01) is None
+    update = core.next_backlog_command(now=4.0)
+    assert isinstance(update, UpdateBacklog)
+    assert len(update.drop) == 3
+
+
+def test_what_is_delivered_before_the_end_is_dropped_then() -> None:
+    """At the end nothing waits for more to be dropped with."""
+    core = make(Level.MEMORY, max_batch_events=1)
+    core.track("a", 1, now=0.0)
+    core.track("a", 2, now=0.0)
+    assert sends(core) == []
+    assert core.next_backlog_command(now=0.0) is not None
+    core.backlog_updated()
+    [command] = sends(core)
+    core.response_received(command.batch_id, OK, now=2.0, unit=0.5)
+    assert core.next_backlog_command(now=2.0) is None
+    core.abandon(now=2.0)
+    update = core.next_backlog_command(now=2.0)
+    assert isinstance(update, UpdateBacklog)
+    assert update.drop == (command.batch_id,)
+    core.backlog_updated()
+    assert core.closed
+
+
 @pytest.mark.parametrize("written", [True, False])
 def test_receipts_of_what_is_left(*, written: bool) -> None:
     """What is left in the backlog is kept once it is written there, or else lost; what was settled stays so."""
     core = make(Level.MEMORY, max_batch_events=1)
     first, second = Receipt(), Receipt()
-    for line, receipt in ((b"1\n", first), (b"2\n", second)):
-        core.track_line("a", line, now=0.0, receipt=receipt)
+    core.track_line("a", b"1\n", now=0.0, receipt=first)
     assert sends(core) == []
     assert isinstance(core.next_backlog_command(now=0.0), UpdateBacklog)
     core.backlog_updated()
+    core.track_line("a", b"2\n", now=0.0, receipt=second)
     [command] = sends(core)
     core.response_received(command.batch_id, Reply(status=200, headers=(), body=b""), now=0.0, unit=0.5)
     core.abandon(now=0.0)

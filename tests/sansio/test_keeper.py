@@ -263,6 +263,38 @@ def test_split_while_it_is_put(keeper: Keeper, lane: Lane) -> None:
     assert (ids(found), found.drop) == (["a.1", "a.2"], ("a",))
 
 
+def test_dropping_together(keeper: Keeper, lane: Lane) -> None:
+    """What is settled may wait for others to be dropped with, but not beyond what the first of them says."""
+    first, second, third, fourth = kept(keeper, lane, "abcd")
+    assert keeper.deadline() is None
+    keeper.settled(lane, first, drop_by=2.0)
+    keeper.settled(lane, second, drop_by=3.0)
+    assert keeper.deadline() == 2.0
+    assert keeper.update(1.9) is None
+    assert update(keeper, now=2.0).drop == ("a", "b")
+    keeper.failed(2.0)
+    keeper.settled(lane, third, drop_by=4.0)
+    assert keeper.deadline() == 2.0 + keeper_module.PAUSE
+    assert update(keeper, now=3.0).drop == ("a", "b", "c")
+    keeper.updated(0)
+    keeper.settled(lane, fourth, drop_by=4.0)
+    assert keeper.deadline() == 4.0
+    put(keeper, lane, make(keeper, "e"))
+    assert keeper.deadline() == -inf
+    assert update(keeper, now=3.0).drop == ("d",)
+
+
+@pytest.mark.parametrize("hurried", [True, False])
+def test_dropping_at_once(keeper: Keeper, lane: Lane, *, hurried: bool) -> None:
+    """One that does not wait, or the end of all, lets no other wait."""
+    first, second = kept(keeper, lane, "ab")
+    keeper.settled(lane, first, drop_by=2.0)
+    keeper.hurry() if hurried else keeper.settled(lane, second)
+    assert keeper.deadline() == -inf
+    keeper.settled(lane, second, drop_by=3.0)
+    assert keeper.deadline() == -inf
+
+
 def test_memory(lane: Lane) -> None:
     """Events are let go once they are kept and memory is short, and counted as away until they are loaded."""
     keeper = Keeper(Level.PROCESS, window=3)
