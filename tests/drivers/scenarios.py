@@ -1013,6 +1013,17 @@ SCENARIOS: list[Scenario] = [
         in_background=True,
     ),
     Scenario(
+        "full batches are kept several at a time, and then sent one after another without waiting for the disk",
+        options={"max_batch_events": 1},
+        backlog=keeps("memory", update=0.8),
+        program=[track(1, "a", 1), track(1.5, "a", 2, 3, 4)],
+        until=10,
+        requests=[(1.8, "a", [1]), (2.7, "a", [2]), (2.8, "a", [3]), (2.9, "a", [4])],
+        delivered=4,
+        kept=[],
+        in_background=True,
+    ),
+    Scenario(
         "an event that its server refuses for good is lost, and not kept",
         options={"max_batch_events": 2},
         server=refuses(1),

@@ -206,6 +206,29 @@ class TestLoop:
 
         run_virtually(main)
 
+    def test_tasks_are_not_woken_for_each_batch(self, run_virtually: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What may wait to be dropped with others lets them sleep until then."""
+        looks = []
+        real = TrackerCore.next_backlog_command
+        monkeypatch.setattr(
+            TrackerCore, "next_backlog_command", lambda *args, **kwargs: looks.append(1) or real(*args, **kwargs)
+        )
+
+        async def main() -> None:
+            disk = Disk("memory")
+            transport = Slow(0.001)
+            async with Tracker(ENDPOINT, transport=transport, backlog=disk, max_batch_events=1) as tracker:
+                for n in range(50):
+                    tracker.track_nowait("a", n)
+                await anyio.sleep(5)
+                assert tracker.statistics().delivered == 50
+                assert not disk.batches
+                assert len(looks) <= 12
+                assert disk.calls.count("update") <= 4
+            check(tracker, disk, transport, 50)
+
+        run_virtually(main)
+
     def test_flush_waits_for_records(self, run_virtually: Any) -> None:
         """flush() and stop() count what track_nowait() has queued, and say what the disk does not take."""
 

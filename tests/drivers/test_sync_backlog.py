@@ -218,6 +218,31 @@ class TestRecords:
             tracker.stop()
         assert sent == [10.0, 20.0]
 
+    def test_the_worker_is_not_woken_for_each_batch(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What may wait to be dropped with others lets it sleep until then."""
+        looks = []
+        real = TrackerCore.next_backlog_command
+        monkeypatch.setattr(
+            TrackerCore, "next_backlog_command", lambda *args, **kwargs: looks.append(1) or real(*args, **kwargs)
+        )
+        with VirtualClock() as clock:
+
+            class Slow(MemoryTransport):
+                def send(self, request: Request, *, timeout: float) -> Reply:
+                    clock.sleep(0.001)
+                    return super().send(request, timeout=timeout)
+
+            disk = Disk("memory", sleep=clock.sleep)
+            tracker = make_tracker(clock, transport=Slow(), backlog=disk, max_batch_events=1)
+            for n in range(50):
+                tracker.track("a", n)
+            clock.sleep(5)
+            assert tracker.statistics().delivered == 50
+            assert not disk.batches
+            assert len(looks) <= 12
+            assert disk.calls.count("update") <= 4
+            tracker.stop()
+
     def test_no_busy_loop(self) -> None:
         """Who waits for a disk that takes long, and longer than block_timeout, does not spin."""
         with VirtualClock() as clock:
