@@ -7,6 +7,7 @@ for each event.  The text comes from the standard library's json.
 from __future__ import annotations
 
 import json
+from copy import copy
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
@@ -46,6 +47,14 @@ class Shape:
             return text if self.slot is None else number
         self.proto[self.slot] = number
         return self.proto
+
+    def event_apart(self, number: int, text: str) -> Any:
+        """The same as an object of its own, for what interrupts: its like may just be encoded, more than once."""
+        if self.proto is None:
+            return self.event(number, text)
+        event = copy(self.proto)
+        event[self.slot] = number
+        return event
 
 
 def _value(name: str, proto: Any, slot: Any, text: str | None = None, **flags: bool) -> Shape:

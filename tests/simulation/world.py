@@ -137,7 +137,6 @@ class World:
         self.plan: Plan = draw(plan_rng, events=events, shapes=len(shapes(1024)))
         options = self.plan.options
         self.shapes = shapes(options["max_batch_bytes"])
-        self.other_shapes = shapes(options["max_batch_bytes"])  # an event changes while its like is being encoded
         self.picks: list[int] = plan_rng.choices(range(len(self.shapes)), self.plan.shapes, k=997)
         self.now = plan_rng.choice((0.0, 1e-3, 12345.678))
         self.keys: dict[str, AuthKey] = {}
@@ -741,7 +740,7 @@ class World:
     def _track_interrupting(self, stream: str) -> None:
         oracle = self.oracle
         pick = self.picks[self.timing.randrange(997)]
-        shape, mirror = self.other_shapes[pick], self.shapes[pick]
+        shape = self.shapes[pick]
         number = self.next_number
         self.next_number += 1
         oracle.class_of.append(self._class(stream, None, Kind.INTERRUPTING))
@@ -759,10 +758,10 @@ class World:
         set_aside = self.core.busy
         refused = self.program.refused
         try:
-            self.program.track(stream, shape.event(number, text))
+            self.program.track(stream, shape.event_apart(number, text))
         except (BacklogFull, TrackerClosed, EventTooLarge) as error:
             must(not set_aside, "I1: an event was refused that interrupts, where it must be taken")
-            must(mirror.too_large or not isinstance(error, EventTooLarge), "I6: not too large")
+            must(shape.too_large or not isinstance(error, EventTooLarge), "I6: not too large")
             del oracle.expected[text]
             if not self.recorded:
                 oracle.pending.discard(number)
