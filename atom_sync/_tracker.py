@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
-import os
-import sys
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, TypeVar
-from weakref import WeakSet
 
 from atom_sansio import (
     AuthKey,
@@ -42,6 +37,7 @@ from atom_sansio._logged import BacklogSays
 from atom_sansio._request import check_stream
 from atom_sansio._shown import shown
 
+from . import _exit
 from ._clock import LOOK_AGAIN, Clock
 from ._environment import read_options
 from ._late_imports import whole_imports
@@ -62,12 +58,6 @@ if TYPE_CHECKING:
 
 _REFUSED = RecordState.REFUSED  # since to look up a member of an enumeration takes as long as a call does
 
-EXIT_TIMEOUT = 2.0
-"""Seconds that all trackers together may take at interpreter exit."""
-
-EXIT_KEEP_TIME = 1.0
-"""Seconds of these that are kept, where there is a backlog, for leaving in it what is not sent by then."""
-
 CLOSE_TIME = 1.0
 """Seconds that even a ``stop`` without time has to leave the rest in the backlog.  A disk that is well takes less."""
 
@@ -75,8 +65,6 @@ REPORT_TIME = 0.25
 """Seconds of a ``stop`` at most that are kept for telling ``on_loss`` what could not be sent."""
 
 _OPENING: Final = "only track() may interrupt what opens the backlog, as from a signal handler or a finaliser"
-
-_live: WeakSet[Tracker] = WeakSet()
 
 T = TypeVar("T")
 
@@ -111,7 +99,7 @@ class Tracker(Intake[Receipt]):
         self._begin()
         try:
             self._opened()
-            _live.add(self)
+            _exit.live.add(self)
         except BaseException:  # Ctrl-C, say, when it is at work already
             if hasattr(self, "_core"):
                 self.stop(0)
@@ -181,7 +169,7 @@ class Tracker(Intake[Receipt]):
                     raise BacklogFull("the backlog is being opened, and there is no room for what comes meanwhile")
                 self._aside_bytes = size
                 self._aside.append((stream, line, key, self._now(), receipt))
-                _stop_at_exit()
+                _exit.stop_at_exit()
             return True
 
     def _open(self, *, kept: bool) -> None:
@@ -333,7 +321,7 @@ class Tracker(Intake[Receipt]):
         self._finish(max(until, self._now() + CLOSE_TIME), cut)
         told = self._reporter.wait(until)
         if told:  # or the end of the interpreter looks at it again
-            _live.discard(self)
+            _exit.live.discard(self)
         try:
             self._transport.close()
         except Exception as error:
@@ -527,7 +515,7 @@ class Tracker(Intake[Receipt]):
         if self._idle:
             self._clock.notify(self._work)
         elif self._senders < self._options.max_in_flight:
-            _stop_at_exit()
+            _exit.stop_at_exit()
             with contextlib.suppress(RuntimeError):  # the interpreter shuts down; stop() knows
                 self._clock.start(self._sender, "atom-sender")
                 self._senders += 1
@@ -559,7 +547,9 @@ class Tracker(Intake[Receipt]):
 
     def _time_after_sending(self) -> float:
         """Seconds at interpreter exit that are not for sending."""
-        return min(REPORT_TIME, EXIT_TIMEOUT / 10) if self._keeping is None else min(EXIT_KEEP_TIME, EXIT_TIMEOUT / 2)
+        if self._keeping is None:
+            return min(REPORT_TIME, _exit.TIMEOUT / 10)
+        return min(_exit.KEEP_TIME, _exit.TIMEOUT / 2)
 
     def _end(self, cut: float) -> None:
         """What :meth:`stop` begins with; if Ctrl-C cuts it short, what is left is given up all the same."""
@@ -606,63 +596,3 @@ def _check_timeout(timeout: float) -> float:
 
 def _earlier(deadline: float | None, until: float | None) -> float | None:
     return until if deadline is None else deadline if until is None else min(deadline, until)
-
-
-_exit_registered_in: int | None = None
-
-
-def _stop_at_exit() -> None:
-    """Have :func:`_stop_all` called when this process ends, once, however many trackers it has."""
-    global _exit_registered_in
-    if _exit_registered_in == os.getpid():
-        return
-    if _exit_registered_in is None:
-        atexit.register(_stop_all)
-    _exit_registered_in = os.getpid()
-    # Not there yet while another thread loads it, which a child of multiprocessing has done.
-    parent_process = getattr(sys.modules.get("multiprocessing.process"), "parent_process", None)
-    if parent_process is not None and parent_process() is not None:
-        # A child of multiprocessing ends without atexit, but with its own finalisers.  It has loaded what makes them.
-        sys.modules["multiprocessing.util"].Finalize(None, _stop_all, exitpriority=0)
-
-
-def _stop_all() -> None:
-    """At interpreter exit: stop every tracker, all within ``EXIT_TIMEOUT``.
-
-    All send at once, and then all write to their backlogs at once, so that none waits for the server or the disk of
-    another.  A transport's ``close()`` may raise or block, so all are heard before the first is called.
-    """
-    # A forked child may not have needed it.
-    trackers = [tracker for tracker in _live if hasattr(tracker, "_core") or tracker._aside]
-    until = time.monotonic() + EXIT_TIMEOUT
-    cuts = {tracker: until - tracker._time_after_sending() for tracker in trackers}
-    trackers.sort(key=cuts.__getitem__)
-    steps: tuple[Callable[[Tracker], object], ...] = (
-        lambda tracker: tracker._reporter.exit(),
-        Tracker._close,
-        lambda tracker: tracker._end(cuts[tracker]),
-        lambda tracker: tracker._finish(until, cuts[tracker], at_exit=True),
-        lambda tracker: tracker._reporter.wait(until),
-        lambda tracker: tracker._reporter.give_up(),
-        lambda tracker: tracker._transport.close(),
-    )
-    interrupt: BaseException | None = None
-    for step in steps:
-        for tracker in trackers:
-            try:
-                step(tracker)
-            except Exception as error:
-                log(f"to stop a tracker raised {type(error).__name__}", error)
-            except BaseException as error:  # Ctrl-C, say: this takes no longer than it would have
-                interrupt = error
-    if interrupt is not None:
-        raise interrupt
-
-
-def _begin_all_in_child() -> None:
-    for tracker in list(_live):
-        tracker._begin_in_child()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_all_in_child)

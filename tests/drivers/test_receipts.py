@@ -16,7 +16,7 @@ import atom_anyio
 import atom_sync
 import atom_sync.backlog
 from atom_sansio import AuthKey, LocalError, LossReason, Outcome
-from atom_sync._tracker import _begin_all_in_child
+from atom_sync._exit import begin_all_in_child
 
 ENDPOINT = "http://collector.example"
 
@@ -66,7 +66,7 @@ def test_in_a_forked_child(tmp_path: Any, *, kept: bool) -> None:
         settled = tracker.track("s", 1, receipt=True)
         tracker.flush(60)
         receipt = tracker.track("s", 2, receipt=True)
-        _begin_all_in_child()
+        begin_all_in_child()
         with pytest.raises(LocalError, match="before a fork"):
             receipt.wait(5)
         assert receipt.outcome is None

@@ -39,8 +39,8 @@ from atom_sansio._messages import Origin
 from atom_sansio._tracker import TrackerCore
 from atom_sync import MemoryTransport, Tracker, _late_imports
 from atom_sync._clock import Clock
+from atom_sync._exit import begin_all_in_child
 from atom_sync._keeping import Keeping
-from atom_sync._tracker import _begin_all_in_child
 from atom_sync._transport import SocketTransport
 from atom_sync.backlog import Backlog, OpenBacklog, open_backlog
 
@@ -1271,12 +1271,12 @@ class TestFork:
             tracker.track("a", "the parent's")
             tracker.set_auth_key("a", "a key that the child has too")
             keeping = tracker._keeping
-            _begin_all_in_child()
+            begin_all_in_child()
             with pytest.raises(AttributeError):
                 _ = tracker.nothing
             assert disk.opened[0].left
             assert len(disk.opened) == 1
-            _begin_all_in_child()  # in a child of the child
+            begin_all_in_child()  # in a child of the child
             assert len(disk.opened) == 1
             appends = disk.calls.count("append")
             tracker.track("a", "the child's")
@@ -1458,8 +1458,8 @@ class TestFork:
         tracker.flush(0.1)
         monkeypatch.setattr("multiprocessing.process.parent_process", object)
         monkeypatch.setattr("multiprocessing.util.Finalize", lambda *args, **options: None)
-        monkeypatch.setattr("atom_sync._tracker._exit_registered_in", 0)  # as in a child
-        _begin_all_in_child()
+        monkeypatch.setattr("atom_sync._exit._registered_in", 0)  # as in a child
+        begin_all_in_child()
         tracker.flush(0)
         tracker.track("a", 1)
         tracker.stop(0.1)
@@ -1645,7 +1645,7 @@ class TestExit:
     def test_hanging_server(self, tmp_path: Path) -> None:
         """A process whose server hangs ends in its time, and the next one sends what it has left."""
         script = """
-            atom_sync._tracker.EXIT_TIMEOUT = 0.3
+            atom_sync._exit.TIMEOUT = 0.3
             class Hangs:
                 def send(self, request, *, timeout):
                     threading.Event().wait()
@@ -1664,13 +1664,13 @@ class TestExit:
 
     @pytest.mark.parametrize("hangs", ["update", "close"])
     def test_hanging_disks(self, tmp_path: Path, hangs: str) -> None:
-        """Disks that hang hold up the end for EXIT_TIMEOUT in all, and no tracker whose disk is well."""
+        """Disks that hang hold up the end for ``_exit.TIMEOUT`` in all, and no tracker whose disk is well."""
         child = run_child(
             """
             import atexit, time
             import atom_sync.backlog._backlog as module
             from atom_sync.backlog import Backlog
-            atom_sync._tracker.EXIT_TIMEOUT = 0.4
+            atom_sync._exit.TIMEOUT = 0.4
             real = getattr(module.OpenBacklog, sys.argv[2])
             def hanging(backlog, *arguments):
                 if backlog.path.name != "well.db":

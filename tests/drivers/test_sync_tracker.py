@@ -38,8 +38,8 @@ from atom_sansio import (
 )
 from atom_sync import MemoryTransport, Tracker
 from atom_sync._clock import Clock
+from atom_sync._exit import begin_all_in_child
 from atom_sync._signals import stop_on_signals
-from atom_sync._tracker import _begin_all_in_child
 
 ENDPOINT = "http://collector.example/"
 CANARY = "canary-key-4f1c"
@@ -138,7 +138,7 @@ class TestThreads:
         """A tracker's first event is taken while another thread loads multiprocessing, of which half is there."""
         transport = MemoryTransport()
         monkeypatch.setitem(sys.modules, "multiprocessing.process", ModuleType("multiprocessing.process"))
-        monkeypatch.setattr("atom_sync._tracker._exit_registered_in", 0)  # as in a child
+        monkeypatch.setattr("atom_sync._exit._registered_in", 0)  # as in a child
         with Tracker(ENDPOINT, transport=transport) as tracker:
             tracker.track("a", 1)
         check(tracker, transport, 1)
@@ -1013,7 +1013,7 @@ class TestSignalledProcess:
 
 class TestExit:
     SCRIPT = """
-        atom_sync._tracker.EXIT_TIMEOUT = float(sys.argv[2])
+        atom_sync._exit.TIMEOUT = float(sys.argv[2])
         trackers = [Tracker(sys.argv[1]) for _ in range(2)]
         for i, tracker in enumerate(trackers):
             tracker.track("s", i)
@@ -1033,7 +1033,7 @@ class TestExit:
         assert sorted(bodies(seen)) == [0, 1]
 
     def test_hanging_server(self, serve: Any) -> None:
-        """A server that hangs holds up the end for no longer than EXIT_TIMEOUT; what is lost is said."""
+        """A server that hangs holds up the end for no longer than ``_exit.TIMEOUT``; what is lost is said."""
 
         def script(peer: Any, _: int) -> None:
             peer.read_request()
@@ -1079,7 +1079,7 @@ class TestExit:
         """on_loss hears of losses at the end, or if there is no time left for that the log does, and may block."""
         child = run_child(
             """
-            atom_sync._tracker.EXIT_TIMEOUT = 0.2
+            atom_sync._exit.TIMEOUT = 0.2
             def on_loss(loss):
                 print(loss.reason.value, flush=True)
                 threading.Event().wait()
@@ -1097,7 +1097,7 @@ class TestExit:
         """What on_loss had no time to hear of is logged, since nothing is lost in silence."""
         child = run_child(
             """
-            atom_sync._tracker.EXIT_TIMEOUT = 0.2
+            atom_sync._exit.TIMEOUT = 0.2
             def on_loss(loss):
                 print(loss.stream, flush=True)
                 threading.Event().wait()
@@ -1116,7 +1116,7 @@ class TestExit:
         """Losses that on_loss has not returned from are logged as numbers, by cause, those too many to be held too."""
         child = run_child(
             """
-            atom_sync._tracker.EXIT_TIMEOUT = 0.2
+            atom_sync._exit.TIMEOUT = 0.2
             atom_sync._reporter.MAX_HELD = 12
             transport = MemoryTransport([422] * 5)
             on_loss = lambda loss: threading.Event().wait()
@@ -1136,7 +1136,7 @@ class TestExit:
         """Nor is it in silence that a program ends after ``stop()`` left on_loss behind."""
         child = run_child(
             """
-            atom_sync._tracker.EXIT_TIMEOUT = 0.2
+            atom_sync._exit.TIMEOUT = 0.2
             def on_loss(loss):
                 threading.Event().wait()
             tracker = Tracker("http://c.example", transport=MemoryTransport([400]), on_loss=on_loss)
@@ -1151,7 +1151,7 @@ class TestExit:
         """What raises while one tracker is stopped is logged, and the losses of the others are said all the same."""
         child = run_child(
             """
-            atom_sync._tracker.EXIT_TIMEOUT = 0.2
+            atom_sync._exit.TIMEOUT = 0.2
             class Raising(MemoryTransport):
                 def close(self):
                     raise OSError("it is closed")
@@ -1170,7 +1170,7 @@ class TestExit:
         """Ctrl-C while one tracker is stopped keeps no loss of any from being said; it is seen at the end."""
         child = run_child(
             """
-            atom_sync._tracker.EXIT_TIMEOUT = 0.2
+            atom_sync._exit.TIMEOUT = 0.2
             trackers = [Tracker("http://c.example", transport=MemoryTransport([503] * 9)) for _ in range(3)]
             for tracker in trackers:
                 tracker.track("s", 1)
@@ -1314,7 +1314,7 @@ class TestFork:
         for tracker in trackers:
             tracker.track("a", "the parent's")
         with trackers[0]._lock:  # as a thread that is not there in a child may hold it
-            _begin_all_in_child()
+            begin_all_in_child()
             other = threading.Thread(target=trackers[0].track, args=("a", "the child's"))
             other.start()
             other.join(PATIENCE)
