@@ -85,7 +85,7 @@ class Keeper:
         """Whether the last update failed."""
         self._queue: deque[_Entry] = deque()
         self._drop: list[str] = []
-        self._drop_by = -inf  # when these are to be dropped at the latest
+        self._drop_by: float  # when these are to be dropped at the latest
         self._dead: list[DeadLetter] = []
         self._under_way: tuple[list[_Entry], UpdateBacklog] | None = None
         self._retry_at: float | None = None

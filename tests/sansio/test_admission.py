@@ -26,7 +26,7 @@ from atom_sansio import (
 )
 from atom_sansio._admission import Admission
 from atom_sansio._inlet import Inlet
-from atom_sansio._keeper import AHEAD, Keeper
+from atom_sansio._keeper import Keeper
 from atom_sansio._kept import KeptRecords
 from atom_sansio._lane import Lane
 from atom_sansio._ledger import Ledger
@@ -423,15 +423,15 @@ def test_sealing() -> None:
 @pytest.mark.parametrize(
     ("size", "on_full", "ahead"),
     [
-        (AHEAD // 3, "block", 2),
-        (AHEAD // 3 + 1, "block", 1),
-        (AHEAD, "block", 0),
+        (21_845, "block", 2),
+        (21_846, "block", 1),
+        (65_536, "block", 0),
         (10, "block", 3),
         (10, "drop_oldest", 0),
     ],
 )
 def test_sealing_ahead(size: int, on_full: str, ahead: int) -> None:
-    """What is full behind the next batch is kept in one with that, up to so many bytes; what is not full waits."""
+    """What is full behind the next batch is kept in one with that, up to 64 KiB; what is not full waits."""
     it = Admitting(Level.MEMORY, max_batch_events=10, on_full=on_full)
     for _ in range(4):
         it.put(b"1" * (size - 1) + b"\n")

@@ -28,7 +28,6 @@ from atom_sansio import (
     TrackerCore,
     UpdateBacklog,
 )
-from atom_sansio._keeper import DROP_WITHIN
 
 K1 = AuthKey("k1")
 OK = Reply(status=200, headers=(), body=b"")
@@ -192,7 +191,7 @@ def test_full_batches_are_kept_together() -> None:
     assert isinstance(update, UpdateBacklog)
     assert [lines for _, lines in update.put] == [b"0\n", b"1\n", b"2\n"]
     core.backlog_updated()
-    for number, drop_at in enumerate((2.0 + DROP_WITHIN, 2.0 + DROP_WITHIN, -inf)):
+    for number, drop_at in enumerate((2.1, 2.1, -inf)):
         [command] = sends(core)
         core.response_received(command.batch_id, OK, now=2.0 + number, unit=0.5)
         assert core.next_backlog_deadline() == drop_at

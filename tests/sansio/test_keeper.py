@@ -284,12 +284,25 @@ def test_dropping_together(keeper: Keeper, lane: Lane) -> None:
     assert update(keeper, now=3.0).drop == ("d",)
 
 
-@pytest.mark.parametrize("hurried", [True, False])
-def test_dropping_at_once(keeper: Keeper, lane: Lane, *, hurried: bool) -> None:
-    """One that does not wait, or the end of all, lets no other wait."""
+@pytest.mark.parametrize("why", ["another", "the end", "a letter", "settled while it is put"])
+def test_dropping_at_once(keeper: Keeper, lane: Lane, why: str) -> None:
+    """One that does not wait, a dead letter or the end of all lets no other wait."""
     first, second = kept(keeper, lane, "ab")
+    third = make(keeper, "c")
+    if why == "settled while it is put":
+        put(keeper, lane, third)
+        update(keeper)
     keeper.settled(lane, first, drop_by=2.0)
-    keeper.hurry() if hurried else keeper.settled(lane, second)
+    match why:
+        case "another":
+            keeper.settled(lane, second)
+        case "the end":
+            keeper.hurry()
+        case "a letter":
+            keeper.bury(letter("l"))
+        case "settled while it is put":
+            keeper.settled(lane, third)
+            keeper.updated(0)
     assert keeper.deadline() == -inf
     keeper.settled(lane, second, drop_by=3.0)
     assert keeper.deadline() == -inf
