@@ -44,8 +44,9 @@ class RecordState(Enum):
     REFUSED = "refused"
 
 
+_QUEUED: Final = RecordState.QUEUED
 _WRITING: Final = RecordState.WRITING
-"""To look up a member of an enumeration takes as long as a call does, and this is for each event."""
+"""To look up a member of an enumeration takes as long as a call does, and these are for each event."""
 
 
 @dataclass(slots=True, eq=False)
@@ -70,7 +71,7 @@ class Record:
     @property
     def pending(self) -> bool:
         """Whether it is neither accepted nor refused yet."""
-        return self.state is RecordState.QUEUED or self.state is RecordState.WRITING
+        return self.state is _QUEUED or self.state is _WRITING
 
 
 class _Given(Records):
@@ -218,7 +219,7 @@ class Recording:
         if given.written:
             return False
         for record in given.members:
-            record.state = RecordState.QUEUED
+            record.state = _QUEUED
         self._given = None
         return True
 
@@ -235,7 +236,7 @@ class Recording:
 
     def take_back(self, record: Record) -> bool:
         """Forget *record*, unless it is being written just now, or was; return whether it is forgotten."""
-        if record.state is not RecordState.QUEUED or (self._given is not None and record in self._given.members):
+        if record.state is not _QUEUED or (self._given is not None and record in self._given.members):
             return False
         if record in self._queue:  # or a signal handler has raised just after that was done
             self._queue.remove(record)

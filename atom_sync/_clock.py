@@ -6,7 +6,6 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Final
 
 from ._late_imports import whole_imports
@@ -74,8 +73,10 @@ class Clock:
 
     def open(self, gate: threading.Lock) -> None:
         """Let the thread go on that waits at *gate*, or will; to open it twice is harmless."""
-        with suppress(RuntimeError):
+        try:  # noqa: SIM105
             gate.release()
+        except RuntimeError:
+            pass
 
     def start(self, target: Callable[[], None], name: str) -> None:
         """Run *target* in a thread that does not keep the process alive.

@@ -317,8 +317,10 @@ class Keeping:
         if late and self._core.record_late(record, now=now):
             self._work_came()  # there is room for others
             return False
-        wakes = [when for when in (until, call.alone_at, retry) if when is not None and when > now]
-        call.wake = min([*wakes, now + LOOK_AGAIN])
+        call.wake = now + LOOK_AGAIN
+        for when in (until, call.alone_at, retry):
+            if when is not None and now < when < call.wake:
+                call.wake = when
         call.gate = self._clock.gate()
         self._calls[record] = call
         return True
