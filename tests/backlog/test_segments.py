@@ -283,21 +283,21 @@ def test_a_child_that_lives_longer(tmp_path: Path, how: str) -> None:
 def test_a_fork_while_a_lock_is_opened_or_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
     """A child that another thread forks just then has the file closed, too, though it is not or no more registered."""
     codes: list[int] = []
-    found: list[int] = []
+    found: list[tuple[int, os.stat_result]] = []
 
     def fork() -> None:
         pid = os.fork()
         if pid == 0:  # pragma: no cover - its coverage is not collected
-            with contextlib.suppress(OSError):
-                os.fstat(found[0])
-                os._exit(1)
+            with contextlib.suppress(OSError):  # or it is a file that somebody else has opened in the child
+                [(fd, file)] = found
+                os._exit(os.path.samestat(os.fstat(fd), file))
             os._exit(0)
         codes.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 
     forking = threading.Thread(target=fork)
 
     def fork_meanwhile(fd: int) -> None:
-        found.append(fd)
+        found.append((fd, os.fstat(fd)))
         forking.start()
         forking.join(0.2)  # it comes to its end here if nothing holds it up
 
