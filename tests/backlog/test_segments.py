@@ -317,6 +317,8 @@ def test_a_fork_while_a_lock_is_opened_or_closed(tmp_path: Path, monkeypatch: py
         if moment == "opened":
             patch.setattr(files_module, "open_private", open_private)
         taken = files_module.Lock(tmp_path / "a-lock")
+        if moment == "opened":
+            forking.join()  # while it is open
         assert taken.take()
         own = taken._fd
         if moment == "closed":
