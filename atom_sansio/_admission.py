@@ -292,7 +292,8 @@ class Admission:
         """Make batches of what is full in *lane*, to be kept in one with that which is to be sent next."""
         if self._ages is not None:
             return  # of several lanes the oldest events are to be found by themselves, to be dropped for new ones
-        size = lane.batches[-1].size
+        [batch] = lane.batches
+        size = batch.size
         sealed = []
         while lane.closed and lane.closed[0].full and size + len(lane.closed[0].lines) <= AHEAD:
             sealed.append(self._cut(lane, send=False))

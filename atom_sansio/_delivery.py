@@ -158,7 +158,7 @@ class Delivery:
                 self._ledger.settle_delivered(batch.events, batch.size)
                 lane.settle_flushes(batch.events, delivered=True)
                 if self._keeper is not None:
-                    more = len(lane.batches) > 1 and lane.batches[-2].kept
+                    more = len(lane.batches) > 1
                     self._keeper.settled(lane, batch, drop_by=now + DROP_WITHIN if more else -inf)
                 self._finish(lane)
             case Verdict.RETRY:

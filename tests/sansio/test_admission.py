@@ -423,7 +423,7 @@ def test_sealing() -> None:
 @pytest.mark.parametrize(
     ("size", "on_full", "ahead"),
     [
-        (21_845, "block", 2),
+        (16_384, "block", 3),
         (21_846, "block", 1),
         (65_536, "block", 0),
         (10, "block", 3),
@@ -446,6 +446,18 @@ def test_sealing_ahead(size: int, on_full: str, ahead: int) -> None:
     ]
     assert len(it.update().put) == 1 + ahead
     assert lane.waiting == 4 - ahead
+
+
+@pytest.mark.parametrize(("sizes", "ahead"), [((10, 10, 65_530), 1), ((10, 10, 40_000, 40_000), 2)])
+def test_sealing_ahead_of_different_sizes(sizes: tuple[int, ...], ahead: int) -> None:
+    """Each counts with its own size."""
+    it = Admitting(Level.MEMORY, max_batch_events=10)
+    for size in sizes:
+        it.put(b"1" * (size - 1) + b"\n")
+        it.lane().close_inlet(full=True)
+    it.next_batch(it.lane())
+    it.seal_ahead(it.lane())
+    assert len(it.lane().batches) == 1 + ahead
 
 
 def test_sealing_ahead_of_what_is_not_full() -> None:
