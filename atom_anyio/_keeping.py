@@ -264,11 +264,9 @@ class Keeping:
             if deadline is None or deadline <= now:  # what was due then is for the other task
                 deadline = math.inf
             self._rest_until[task] = deadline
-            try:
-                with anyio.CancelScope(deadline=deadline):
-                    await self._asked[task].wait()
-            finally:
-                self._rest_until[task] = math.inf
+            with anyio.CancelScope(deadline=deadline):
+                await self._asked[task].wait()
+            self._rest_until[task] = math.inf
             now = self._loop.now()
         if task:  # the other may have waited for this one, which may take long, to take what was due
             self._asked[0].set()

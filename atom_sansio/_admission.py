@@ -11,7 +11,7 @@ from ._cut import escaped_size, pieces
 from ._errors import BacklogFull, EventTooLarge
 from ._flush import EventShare, Receipt
 from ._inlet import NO_INLET, Inlet, Segment, count_lines
-from ._keeper import AHEAD, Keeper
+from ._keeper import Keeper
 from ._kept import KeptRecords
 from ._lane import Batch, Lane
 from ._ledger import Ledger
@@ -29,6 +29,12 @@ _LEAST_LENT: Final = 8192
 
 _MIN_LEARNED_BYTES: Final = 1024
 """A collector that refuses bodies for their size is not sent smaller ones than this on its word."""
+
+_AHEAD: Final = 16
+"""Batches of a lane at most that are kept at a time."""
+
+_AHEAD_BYTES: Final = 64 * 1024
+"""Bytes of their events, if there is more than one."""
 
 _ACCEPTED: Final = RecordState.ACCEPTED
 """To look up a member of an enumeration takes as long as a call does, and this is for each event."""
@@ -294,11 +300,12 @@ class Admission:
             return  # of several lanes the oldest events are to be found by themselves, to be dropped for new ones
         [batch] = lane.batches
         size = batch.size
-        sealed = []
-        while lane.closed and lane.closed[0].full and size + len(lane.closed[0].lines) <= AHEAD:
-            sealed.append(self._cut(lane, send=False))
-            size += sealed[-1].size
-        self.add_kept(lane, sealed)
+        for _ in range(1, _AHEAD):
+            if not (lane.closed and lane.closed[0].full and size + len(lane.closed[0].lines) <= _AHEAD_BYTES):
+                return
+            batch = self._cut(lane, send=False)
+            self.add_kept(lane, [batch])  # each by itself: a signal handler may raise, as between any two commands
+            size += batch.size
 
     def seal_all(self) -> None:
         """:meth:`seal` every lane."""
@@ -321,7 +328,7 @@ class Admission:
         self.add_kept(lane, restored)
 
     def add_kept(self, lane: Lane, batches: list[Batch]) -> None:
-        """Let *batches*, which are or will be kept, be those of *lane* that are sent after all that it has."""
+        """Let *batches*, which are or will be kept, be sent after those that *lane* has, before what waits."""
         for batch in batches:
             batch.spilled = True
         lane.batches[:0] = reversed(batches)
@@ -350,7 +357,7 @@ class Admission:
     def _spill(self, lane: Lane) -> None:
         """Memory is short: have what waits in *lane* kept; in all lanes, if there are many that hold little each."""
         assert self._keeper is not None
-        if self.resident > 2 * self._keeper.window and self._keeper.idle:
+        if self.resident > 2 * self._keeper.window and not self._keeper.putting:
             self.seal_all()
         else:
             self.seal(lane)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from math import inf
+from typing import Final
 
 from ._admission import Admission
 from ._backoff import backoff
 from ._breaker import Breaker
 from ._budget import RetryBudget
 from ._errors import ConnectionFailed, RemoteError
-from ._keeper import DROP_WITHIN, PAUSE, Keeper
+from ._keeper import PAUSE, Keeper
 from ._kept import LoadBatch
 from ._lane import Batch, Lane, split
 from ._ledger import Ledger
@@ -23,6 +24,9 @@ from ._schedule import Schedule
 from ._sign import AuthKey
 from ._state import LaneInput
 from ._verdict import Verdict, retry_after, words
+
+_DROP_WITHIN: Final = 0.1
+"""Seconds for which a delivered batch may wait for others to be dropped with.  After a crash it is sent once more."""
 
 
 class Delivery:
@@ -159,7 +163,7 @@ class Delivery:
                 lane.settle_flushes(batch.events, delivered=True)
                 if self._keeper is not None:
                     more = len(lane.batches) > 1
-                    self._keeper.settled(lane, batch, drop_by=now + DROP_WITHIN if more else -inf)
+                    self._keeper.settled(lane, batch, drop_by=now + _DROP_WITHIN if more else -inf)
                 self._finish(lane)
             case Verdict.RETRY:
                 pause = retry_after(reply, unix_now=now + self._unix_offset)

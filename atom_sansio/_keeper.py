@@ -7,7 +7,7 @@ The rules:
   whose events are neither kept nor settled.
 - A batch that was split is dropped in the update that puts what it became, so a crash leaves one or the other.
 - One update is under way at a time; what comes meanwhile makes up the next.
-- An update costs about the same whatever is in it.  So small batches are kept several at a time, and dropped so.
+- A small update costs about the same whatever is in it.  So small batches are kept several at a time, and dropped so.
 - Events that do not fit into memory are let go once they are kept, and loaded when their turn comes.
 """
 
@@ -30,12 +30,6 @@ _CHUNK: Final = 4 * 1024 * 1024
 
 PAUSE: Final = 1.0
 """Seconds after a failure until the backlog is tried again."""
-
-AHEAD: Final = 64 * 1024
-"""Bytes of events that are kept at a time, where a lane has more than a batch of them."""
-
-DROP_WITHIN: Final = 0.1
-"""Seconds after which a delivered batch is dropped at the latest.  After a crash before that it is sent once more."""
 
 _SLACK: Final = 1024
 """Entries that the queue may hold, beyond twice those that count, before it is pruned."""
@@ -187,7 +181,6 @@ class Keeper:
             part=kept.part,
             asked=True,
             kept=True,
-            spilled=True,
         )
 
     def put_restored(self, lane: Lane, batches: list[Batch], marks: tuple[Mark, ...]) -> None:
@@ -247,7 +240,12 @@ class Keeper:
     @property
     def idle(self) -> bool:
         """Whether the backlog knows all that it should."""
-        return not (self._queue or self._drop or self._dead or self._under_way)
+        return not (self.putting or self._drop or self._dead)
+
+    @property
+    def putting(self) -> bool:
+        """Whether something is being put, or waits for that."""
+        return bool(self._queue or self._under_way)
 
     def deadline(self) -> float | None:
         """When :meth:`update` has something to give, minus infinity for now, None for not before it is told more."""

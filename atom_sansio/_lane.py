@@ -84,7 +84,7 @@ class Lane:
     timer: float | None = None
     """When the lane asks to be looked at again, if it does."""
     batches: list[Batch] = field(default_factory=list, repr=False)
-    """Sent or split before, and to be sent before what waits; the last one first."""
+    """What is in batches already, to be sent before what waits; the last one first."""
     attempt: int = 0
     """Failures in a row; what the pause grows with."""
     flushes: list[FlushShare | EventShare] | tuple[FlushShare | EventShare, ...] = field(default=(), repr=False)

@@ -407,9 +407,11 @@ class TrackerCore:
     @property
     def closed(self) -> bool:
         """Whether it is CLOSED and has nothing more to report or to keep."""
-        if self._state is not TrackerState.CLOSED or self._losses.reports or self._delivery.parked:
-            return False
-        return all(part is None or part.idle for part in (self._keeper, self._recording))
+        return (
+            self._state is _CLOSED
+            and not (self._losses.reports or self._delivery.parked)
+            and all(part is None or part.idle for part in (self._keeper, self._recording))
+        )
 
     def statistics(self) -> Statistics:
         """The ledger as it stands."""

@@ -56,7 +56,7 @@ class Clock:
         """Let all threads go on that wait for *condition*, whose lock is held."""
         # A handler or a finaliser that interrupts this, and notifies too, may have woken the last one just before
         # Condition takes it from the front of its queue: then there is nobody left to be woken.
-        try:  # noqa: SIM105
+        try:  # noqa: SIM105 - as in notify()
             condition.notify_all()
         except IndexError:
             pass
@@ -73,7 +73,7 @@ class Clock:
 
     def open(self, gate: threading.Lock) -> None:
         """Let the thread go on that waits at *gate*, or will; to open it twice is harmless."""
-        try:  # noqa: SIM105
+        try:  # noqa: SIM105 - as in notify(), and this is for each event at level disk
             gate.release()
         except RuntimeError:
             pass

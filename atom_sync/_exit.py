@@ -77,6 +77,7 @@ def _stop_all() -> None:
 
 
 def begin_all_in_child() -> None:
+    """Let each tracker begin anew, in a child that was just forked."""
     for tracker in list(live):
         tracker._begin_in_child()
 

@@ -444,6 +444,7 @@ class Keeping:
         with self._lock:
             while not self._left:
                 self._woken = False
+                self._rests_until = inf  # what a finaliser brings from here on is to be looked at before the wait
                 command = self._next_work()
                 if command is not None:
                     return command
@@ -451,11 +452,8 @@ class Keeping:
                 if self._finished and self._idle:
                     break
                 self._rests_until = inf if deadline is None else deadline
-                try:
-                    if not self._woken:  # by a finaliser that has run in this thread since, and tracks
-                        self._clock.wait(self._asked, deadline)
-                finally:
-                    self._rests_until = inf
+                if not self._woken:  # by a finaliser that has run in this thread since, and tracks
+                    self._clock.wait(self._asked, deadline)
             return None
 
     @property

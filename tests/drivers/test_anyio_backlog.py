@@ -223,8 +223,8 @@ class TestLoop:
                 await anyio.sleep(5)
                 assert tracker.statistics().delivered == 50
                 assert not disk.batches
-                assert len(looks) <= 12
-                assert disk.calls.count("update") <= 4
+                assert len(looks) <= 20
+                assert disk.calls.count("update") <= 7
             check(tracker, disk, transport, 50)
 
         run_virtually(main)

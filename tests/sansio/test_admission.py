@@ -28,7 +28,7 @@ from atom_sansio._admission import Admission
 from atom_sansio._inlet import Inlet
 from atom_sansio._keeper import Keeper
 from atom_sansio._kept import KeptRecords
-from atom_sansio._lane import Lane
+from atom_sansio._lane import Batch, Lane
 from atom_sansio._ledger import Ledger
 from atom_sansio._losses import Losses
 from atom_sansio._recording import Record
@@ -448,9 +448,11 @@ def test_sealing_ahead(size: int, on_full: str, ahead: int) -> None:
     assert lane.waiting == 4 - ahead
 
 
-@pytest.mark.parametrize(("sizes", "ahead"), [((10, 10, 65_530), 1), ((10, 10, 40_000, 40_000), 2)])
+@pytest.mark.parametrize(
+    ("sizes", "ahead"), [((10, 10, 65_530), 1), ((10, 10, 40_000, 40_000), 2), ((10,) * 15, 14), ((10,) * 17, 15)]
+)
 def test_sealing_ahead_of_different_sizes(sizes: tuple[int, ...], ahead: int) -> None:
-    """Each counts with its own size."""
+    """Each counts with its own size, and there are 16 at most."""
     it = Admitting(Level.MEMORY, max_batch_events=10)
     for size in sizes:
         it.put(b"1" * (size - 1) + b"\n")
@@ -473,15 +475,17 @@ def test_sealing_ahead_of_what_is_not_full() -> None:
 
 @pytest.mark.parametrize(
     ("window", "busy", "sealed"),
-    [(300, False, ""), (299, False, "b"), (150, False, "b"), (149, False, "ab"), (149, True, "b")],
+    [(300, "", ""), (299, "", "b"), (150, "", "b"), (149, "", "ab"), (149, "putting", "b"), (149, "dropping", "ab")],
 )
-def test_memory_is_short(window: int, sealed: str, *, busy: bool) -> None:
+def test_memory_is_short(window: int, busy: str, sealed: str) -> None:
     """With a full batch what is beyond the window is kept: the lane's, or all if it is much and nothing else is put."""
     it = Admitting(Level.PROCESS, window=window, max_batch_events=2)
     it.enter(it.record(number(100), "a"))
-    if busy:
-        assert it.keeper is not None
+    assert it.keeper is not None
+    if busy == "putting":
         it.keeper.begin_generation()
+    elif busy == "dropping":
+        it.keeper.settled(Lane("c", None), Batch("old", b"1\n", 1, 2, asked=True, kept=True), drop_by=1.0)
     it.enter(it.record(number(100), "b"))
     assert it.enter(it.record(number(100), "b")) == -inf
     assert "".join(lane.stream for lane in it.schedule if lane.batches) == sealed

@@ -337,7 +337,6 @@ def test_restored(keeper: Keeper, lane: Lane) -> None:
     batch = keeper.restore(kept)
     assert (batch.kept, batch.lines, batch.place, batch.part, keeper.away) == (True, None, 7, 3, 2)
     assert batch.asked
-    assert batch.spilled
     marks = tuple(Mark(generation=n, stream="clicks", fingerprint=None, index=n) for n in (3, 4))
     batches = [make(keeper, "a"), make(keeper, "b")]
     assert [each.place for each in batches] == [8, 9]

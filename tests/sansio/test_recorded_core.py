@@ -110,6 +110,7 @@ def test_a_handler_that_raises() -> None:
         core.records_written(now=0.0)
         core.flush(now=0.0)
         assert sends(core) == []
+        assert core.next_backlog_deadline() == -inf
         update = core.next_backlog_command(now=0.0)
         assert isinstance(update, UpdateBacklog)
         [(_, lines)] = update.put
