@@ -33,7 +33,7 @@ _MIN_LEARNED_BYTES: Final = 1024
 _AHEAD: Final = 16
 """Batches of a lane at most that are kept at a time."""
 
-_AHEAD_BYTES: Final = 64 * 1024
+_AHEAD_BYTES: Final = 128 * 1024
 """Bytes of their events, if there is more than one."""
 
 _ACCEPTED: Final = RecordState.ACCEPTED

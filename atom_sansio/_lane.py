@@ -206,6 +206,8 @@ class Lane:
         room = max_bytes - self.envelope
         lines, events = segment.lines, segment.events
         if events <= max_events and len(lines) <= room:
+            if not send and len(lines) <= self.sure_size(max_bytes):
+                return Batch.of(batch_id, lines, events)  # its body is made when it is sent
             text = array_text(lines)
             data = quote(text)  # most of what a body costs, so nearly always it is made but once
             self.growth = (len(data) - 3) / len(lines)

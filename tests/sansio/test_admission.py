@@ -423,15 +423,15 @@ def test_sealing() -> None:
 @pytest.mark.parametrize(
     ("size", "on_full", "ahead"),
     [
-        (16_384, "block", 3),
-        (21_846, "block", 1),
-        (65_536, "block", 0),
+        (32_768, "block", 3),
+        (43_691, "block", 1),
+        (65_537, "block", 0),
         (10, "block", 3),
         (10, "drop_oldest", 0),
     ],
 )
 def test_sealing_ahead(size: int, on_full: str, ahead: int) -> None:
-    """What is full behind the next batch is kept in one with that, up to 64 KiB; what is not full waits."""
+    """What is full behind the next batch is kept in one with that, up to 128 KiB; what is not full waits."""
     it = Admitting(Level.MEMORY, max_batch_events=10, on_full=on_full)
     for _ in range(4):
         it.put(b"1" * (size - 1) + b"\n")
@@ -449,7 +449,7 @@ def test_sealing_ahead(size: int, on_full: str, ahead: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sizes", "ahead"), [((10, 10, 65_530), 1), ((10, 10, 40_000, 40_000), 2), ((10,) * 15, 14), ((10,) * 17, 15)]
+    ("sizes", "ahead"), [((30_000, 10, 101_080), 1), ((10, 10, 70_000, 70_000), 2), ((10,) * 15, 14), ((10,) * 17, 15)]
 )
 def test_sealing_ahead_of_different_sizes(sizes: tuple[int, ...], ahead: int) -> None:
     """Each counts with its own size, and there are 16 at most."""
