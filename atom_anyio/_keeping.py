@@ -71,7 +71,7 @@ class Keeping:
         self._troubles: set[str] = set()  # with the writing of records, that were told
         self._limiter = anyio.CapacityLimiter(2)  # not the one that others share, which may be used up
         self._asked = [anyio.Event(), anyio.Event()]  # for each task
-        self._rest_until = [math.inf, math.inf]  # when each looks again by itself, while it waits
+        self._rests_until = [math.inf, math.inf]  # when each looks again by itself, while it waits
         self._written = anyio.Event()  # something was done
         self._group = group
         self._protected = loop.protected(self._work)
@@ -92,7 +92,7 @@ class Keeping:
         """Have done what the core asks for now.  The loop may call this outside of any task."""
         with self._lock:
             deadline = self._core.next_backlog_deadline()
-        for event, rests_until in zip(self._asked, self._rest_until, strict=True):
+        for event, rests_until in zip(self._asked, self._rests_until, strict=True):
             if deadline is not None and deadline < rests_until:
                 event.set()
 
@@ -263,10 +263,9 @@ class Keeping:
             self._asked[task] = anyio.Event()
             if deadline is None or deadline <= now:  # what was due then is for the other task
                 deadline = math.inf
-            self._rest_until[task] = deadline
+            self._rests_until[task] = deadline
             with anyio.CancelScope(deadline=deadline):
                 await self._asked[task].wait()
-            self._rest_until[task] = math.inf
             now = self._loop.now()
         if task:  # the other may have waited for this one, which may take long, to take what was due
             self._asked[0].set()

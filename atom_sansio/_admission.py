@@ -30,7 +30,7 @@ _LEAST_LENT: Final = 8192
 _MIN_LEARNED_BYTES: Final = 1024
 """A collector that refuses bodies for their size is not sent smaller ones than this on its word."""
 
-_AHEAD: Final = 16
+_AHEAD_BATCHES: Final = 16
 """Batches of a lane at most that are kept at a time."""
 
 _AHEAD_BYTES: Final = 128 * 1024
@@ -300,11 +300,11 @@ class Admission:
             return  # of several lanes the oldest events are to be found by themselves, to be dropped for new ones
         [batch] = lane.batches
         size = batch.size
-        for _ in range(1, _AHEAD):
+        for _ in range(1, _AHEAD_BATCHES):
             if not (lane.closed and lane.closed[0].full and size + len(lane.closed[0].lines) <= _AHEAD_BYTES):
                 return
             batch = self._cut(lane, send=False)
-            self.add_kept(lane, [batch])  # each by itself: a signal handler may raise, as between any two commands
+            self.add_kept(lane, [batch])  # each by itself: a signal handler that raises leaves one in no lane at most
             size += batch.size
 
     def seal_all(self) -> None:

@@ -244,7 +244,7 @@ class Keeper:
 
     @property
     def putting(self) -> bool:
-        """Whether something is being put, or waits for that."""
+        """Whether something is to be put, or an update is under way."""
         return bool(self._queue or self._under_way)
 
     def deadline(self) -> float | None:

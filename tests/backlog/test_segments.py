@@ -288,10 +288,12 @@ def test_a_fork_while_a_lock_is_opened_or_closed(tmp_path: Path, monkeypatch: py
     def fork() -> None:
         pid = os.fork()
         if pid == 0:  # pragma: no cover - its coverage is not collected
-            with contextlib.suppress(OSError):  # or it is a file that somebody else has opened in the child
+            code = 0
+            try:
                 [(fd, file)] = found
-                os._exit(os.path.samestat(os.fstat(fd), file))
-            os._exit(0)
+                code = os.path.samestat(os.fstat(fd), file)  # not one that somebody else has opened in the child
+            finally:
+                os._exit(code)
         codes.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 
     forking = threading.Thread(target=fork)
