@@ -978,7 +978,9 @@ class World:
     def _stop_on_full_disk(self) -> None:
         self._fill_disk()
         for _ in range(3):
-            self._track(self.fate.choice(self.plan.streams), None, self.shapes[1], 3, Kind.PLAIN)
+            stream = self.fate.choice(self.plan.streams)
+            if self.blocked is None:  # or another call comes before the one that waits for room
+                self._track(stream, None, self.shapes[1], 3, Kind.PLAIN)
         self.at(self.now + self.fate.choice((0.0, 0.1, 2.0)), self._stop_now, self.generation)
 
     def _stop_now(self, generation: int) -> None:
