@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from atom_sansio import AuthKey, Endpoint, Flush, encode_event
-from atom_sansio._inlet import CLOSED, NO_INLET, Inlet
+from atom_sansio._inlet import CLOSED, NO_INLET, Inlet, Segment
 from atom_sansio._lane import Batch, Lane, split
 from atom_sansio._request import bulk_request
 from atom_sansio.testing import ModelCollector, events, streams
@@ -413,3 +414,13 @@ def test_no_events_or_key_in_a_repr() -> None:
     """A lane's repr, in a traceback say, shows neither."""
     lane = lane_of(["canary-event"], key=AuthKey("canary-key"))
     assert "canary" not in repr(lane)
+
+
+def test_what_is_not_sent_yet_fits_too() -> None:
+    """A batch whose body is not made yet is cut where that would be too large."""
+    lane = Lane("s", None)
+    line = b'"' + rb"\\" * 20 + b'"\n'  # nearly twice as long when it is escaped
+    lane.closed = deque([Segment(line * 10, 10, 0.0, full=True, due=False)])
+    batch = lane.take("a", max_events=100, max_bytes=600, send=False)
+    assert 0 < batch.events < 10
+    assert len(lane.body(batch.lines or b"")) <= 600
