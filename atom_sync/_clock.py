@@ -46,7 +46,10 @@ class Clock:
             condition.wait(min(max(until - self.now(), 0.0), threading.TIMEOUT_MAX))
 
     def notify(self, condition: threading.Condition) -> None:
-        """Let one thread go on that waits for *condition*, whose lock is held."""
+        """Let one thread go on that waits for *condition*, whose lock is held.
+
+        If one interrupts another, both may choose the same: whoever goes on is to wake the next if there is more to do.
+        """
         try:  # noqa: SIM105 - suppress() takes twice as long as all the rest, and this is for each batch
             condition.notify()
         except IndexError:  # see notify_all()
