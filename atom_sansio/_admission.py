@@ -321,7 +321,10 @@ class Admission:
         )
         restored = []
         while lane.closed:
-            batch = self._take(lane, send=False)
+            batch = lane.take(
+                next(self._ids), max_events=self._options.max_batch_events, max_bytes=self.max_bytes, send=False
+            )
+            batch.place = self._keeper.next_place()
             restored.append(batch)
             self._ledger.restore(batch.events, batch.size)
         self._keeper.put_restored(lane, restored, records.marks)
@@ -336,17 +339,12 @@ class Admission:
             self._spilled.extend((lane, batch) for batch in batches)
 
     def _cut(self, lane: Lane, *, send: bool = True) -> Batch:
-        batch = self._take(lane, send=send)
-        if self._keeper is not None:
-            self._keeper.seal(lane, batch.events)
-            self._keeper.put(lane, batch)
-        return batch
-
-    def _take(self, lane: Lane, *, send: bool) -> Batch:
         max_events = self._options.max_batch_events
         batch = lane.take(next(self._ids), max_events=max_events, max_bytes=self.max_bytes, send=send)
         if self._keeper is not None:
             batch.place = self._keeper.next_place()
+            self._keeper.seal(lane, batch.events)
+            self._keeper.put(lane, batch)
         return batch
 
     @property

@@ -23,24 +23,20 @@ class RetryBudget:
     A retry that is delivered costs nothing, so that nobody waits longer than the trouble lasts.
     """
 
-    __slots__ = ("_empty_at",)
+    __slots__ = ("next_at",)
 
     def __init__(self) -> None:
-        self._empty_at = -inf  # when there was nothing, had there been no limit to what is saved up since
-
-    @property
-    def next_at(self) -> float:
-        """When the next retry may go."""
-        return self._empty_at + 1 / RATE
+        self.next_at = -inf
+        """When the next retry may go, had there been no limit to what is saved up since."""
 
     def spend(self, now: float) -> None:
         """A batch is sent again."""
-        self._empty_at = max(self._empty_at, now - RESERVE / RATE) + 1 / RATE
+        self.next_at = max(self.next_at, now - (RESERVE - 1) / RATE) + 1 / RATE
 
     def earn(self) -> None:
         """A batch is sent for the first time."""
-        self._empty_at -= SHARE / RATE
+        self.next_at -= SHARE / RATE
 
     def give_back(self) -> None:
         """A retry was delivered."""
-        self._empty_at -= 1 / RATE
+        self.next_at -= 1 / RATE

@@ -110,7 +110,8 @@ class Schedule:
     def make_ready(self, lane: Lane, input_: LaneInput = LaneInput.DUE) -> None:
         """Let the lane send at its turn."""
         state = advance(LANE_TRANSITIONS, lane.state, input_)
-        turns, turn = self._turns_of(lane), (next(self._order), lane)
+        turns = self._retries if lane.attempt else self._ready
+        turn = (next(self._order), lane)
         # Without a call in between, in which a signal handler might raise: all of it is done, or nothing.
         turns += (turn,)
         lane.timer = None
@@ -151,7 +152,7 @@ class Schedule:
     def make_next(self, lane: Lane) -> None:
         """Let the lane, which was at the backlog at its turn, send before all others."""
         lane.fire(LaneInput.BACKLOG_DONE)
-        self._turns_of(lane).appendleft((-next(self._order), lane))
+        (self._retries if lane.attempt else self._ready).appendleft((-next(self._order), lane))
 
     def take(self) -> Lane | None:
         """The lane that has been ready for longest; off its queue it goes."""
@@ -181,9 +182,6 @@ class Schedule:
     def take_retry(self) -> Lane | None:
         """Of the ready lanes that have failed lately the first; off its queue it goes."""
         return None if self._first(self._retries) is None else self._retries.popleft()[1]
-
-    def _turns_of(self, lane: Lane) -> _Turns:
-        return self._retries if lane.attempt else self._ready
 
     def _first(self, turns: _Turns) -> int | None:
         while turns and turns[0][1] not in self._lanes:  # emptied while it waited for its turn

@@ -384,15 +384,19 @@ class TrackerCore:
 
         Minus infinity if it was not pulled until None: there is more to do now, for another sender, say.
         """
-        self._find_deadline()  # what has interrupted that is taken up at its end, and counts
+        if self._busy:
+            raise LocalError(_INTERRUPTED)
+        self._busy = True
+        try:
+            timer = self._schedule.next_timer()
+            may_send_at = self._delivery.may_send_at()
+            to_tell = self._losses.reports or self._delivery.parked
+            self._told_deadline = -inf if to_tell else may_send_at if timer is None else min(timer, may_send_at)
+        finally:
+            self._busy = False
+            if self._interrupting or self.late:
+                self._take_up_interrupting()  # which counts
         return None if self._told_deadline == inf else self._told_deadline
-
-    @in_turn
-    def _find_deadline(self) -> None:
-        timer = self._schedule.next_timer()
-        deadline = inf if timer is None else timer
-        to_tell = self._losses.reports or self._delivery.parked
-        self._told_deadline = -inf if to_tell else min(deadline, self._delivery.may_send_at())
 
     @property
     def state(self) -> TrackerState:
