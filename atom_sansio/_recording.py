@@ -128,9 +128,9 @@ class Recording:
         """Those of events whose ``track`` has returned."""
         return [record for record in self._queue if not record.waits]
 
-    def add(self, record: Record, now: float) -> None:
-        """Have *record* written, after all others."""
-        record.trouble = self.pauses(now)  # so whoever waits for it knows at once, not when it is tried next
+    def add(self, record: Record, trouble: str) -> None:
+        """Have *record* written, after all others; *trouble* says why that cannot be just now, if it cannot."""
+        record.trouble = trouble  # so whoever waits for it knows at once, not when it is tried next
         self._queue.append(record)
 
     def deadline(self) -> float | None:
@@ -155,7 +155,7 @@ class Recording:
             lane = lane_of(record)
             address = lane.address
             index = numbers[address] = numbers.get(address, self._keeper.last_number(address)) + 1
-            part = encode_record(index, _head(lane), record.line)
+            part = encode_record(index, lane.record_head or _head(lane), record.line)
             members.append(record)
             parts.append(part)
             size += len(part)

@@ -230,7 +230,7 @@ class TrackerCore:
                 self._ledger.unreserve(len(line))
                 self._losses.lose_at_once(stream, line, LossReason.BACKLOG_FULL, trouble, now=now, receipt=receipt)
                 return None
-            self._recording.add(record, now)
+            self._recording.add(record, trouble)
             return record
         finally:
             self._busy = False

@@ -60,8 +60,8 @@ class _Call:
     gate: threading.Lock
     """What it waits at; another each time, since one may be opened for more than one reason."""
 
-    def __init__(self, until: float | None = None) -> None:
-        self.thread = threading.get_ident()
+    def __init__(self, thread: int, until: float | None = None) -> None:
+        self.thread = thread
         self.until = until
         """When it waits no more for a disk that does not take its record, or that is busy with others."""
         self.alone_at: float | None = None
@@ -177,19 +177,18 @@ class Keeping:
                         if at_once and key is None and receipt is None:
                             record, records = self._core.admit_quickly(stream, line, now=self._now())
                         if record is None:
-                            admit = partial(self._admit, stream, line, key, receipt)
                             if take_in is None or interrupts:
-                                record = admit()
+                                record = self._admit(stream, line, key, receipt)
                             else:  # there was no room, and to wait for that takes of the same time
-                                call = _Call(self._until(self._now()))
-                                record = take_in(admit)
+                                call = _Call(me, self._until(self._now()))
+                                record = take_in(partial(self._admit, stream, line, key, receipt))
                             if record is None or interrupts:
                                 self._work_came()
                                 return None
                         record.waits = True  # not before: if this was left meanwhile, nobody would write it
                     if records is None:
                         if call is None:
-                            call = _Call()
+                            call = _Call(me)
                         if record.pending and not self._awaits_company(record, call):
                             records = self._next_records()
                     if records is not None:
@@ -261,10 +260,9 @@ class Keeping:
         """Whether *call* is to wait until those come by that wrote with it the last time."""
         if self._present(record) >= self._company:
             return False
-        me = threading.get_ident()
-        if self._host not in (None, me):
+        if self._host not in (None, call.thread):
             return True
-        self._host = me
+        self._host = call.thread
         now = self._now()
         if call.alone_at is None:
             call.alone_at = now + self._patience

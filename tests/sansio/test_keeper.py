@@ -543,8 +543,8 @@ def test_records_are_given_out_together(keeper: Keeper, lane: Lane) -> None:
     recording = Recording(keeper)
     assert (recording.idle, recording.last, recording.deadline()) == (True, None, None)
     first, second, third = (record(lane, b"%d\n" % n) for n in range(3))
-    recording.add(first, 0.0)
-    recording.add(second, 0.0)
+    recording.add(first, "")
+    recording.add(second, "")
     assert recording.last is second
     assert recording.deadline() == -inf
     records = recording.take(0.0, lambda each: each.lane)
@@ -552,7 +552,7 @@ def test_records_are_given_out_together(keeper: Keeper, lane: Lane) -> None:
     assert not records.appended
     assert records.data.count(b"\n") == 2
     assert recording.last is second
-    recording.add(third, 0.0)
+    recording.add(third, "")
     assert (recording.writing, recording.deadline()) == (True, None)
     assert recording.take(9.0, lambda each: each.lane) is None
     assert not recording.take_back(first)
@@ -569,7 +569,7 @@ def test_refused_records(keeper: Keeper, lane: Lane) -> None:
     """They keep their order and their numbers, and whoever comes within the pause is told at once why."""
     recording = Recording(keeper)
     for n in range(2):
-        recording.add(record(lane, b"%d\n" % n), 0.0)
+        recording.add(record(lane, b"%d\n" % n), "")
     records = recording.take(0.0, lambda each: each.lane)
     refused = recording.refused("full", 5.0)
     assert [(each.line, each.trouble, each.state) for each in refused] == [
@@ -579,7 +579,7 @@ def test_refused_records(keeper: Keeper, lane: Lane) -> None:
     assert (recording.deadline(), recording.pauses(5.5), recording.pauses(6.0)) == (6.0, "full", "")
     assert recording.take(5.5, lambda each: each.lane) is None
     late = record(lane, b"2\n", waits=True)
-    recording.add(late, 5.5)
+    recording.add(late, recording.pauses(5.5))
     assert late.trouble == "full"
     assert len(recording.unheard) == 2
     assert recording.take_back(late)
@@ -593,10 +593,10 @@ def test_the_last_record_that_nobody_waits_for(keeper: Keeper, lane: Lane) -> No
     """Who wants all written that was tracked need not wait for those that see to theirs themselves."""
     recording = Recording(keeper)
     awaited, unheard = record(lane, waits=True), record(lane)
-    recording.add(awaited, 0.0)
+    recording.add(awaited, "")
     assert recording.last is None
-    recording.add(unheard, 0.0)
-    recording.add(record(lane, waits=True), 0.0)
+    recording.add(unheard, "")
+    recording.add(record(lane, waits=True), "")
     assert recording.last is unheard
     recording.take(0.0, lambda each: each.lane)
     assert recording.last is unheard
@@ -611,21 +611,21 @@ def test_a_record_that_comes_while_the_last_is_looked_for(keeper: Keeper, lane: 
         @property
         def waits(self) -> bool:  # type: ignore[override]
             if unheard not in recording._queue:
-                recording.add(unheard, 0.0)
+                recording.add(unheard, "")
             return True
 
         @waits.setter
         def waits(self, value: bool) -> None: ...
 
-    recording.add(record(lane, waits=True), 0.0)
-    recording.add(Interrupted("clicks", b"1\n", None, 0.0, lane, waits=True), 0.0)
+    recording.add(record(lane, waits=True), "")
+    recording.add(Interrupted("clicks", b"1\n", None, 0.0, lane, waits=True), "")
     assert recording.last is unheard
 
 
 def test_taken_back_again(keeper: Keeper, lane: Lane) -> None:
     """What a signal handler has cut short, just after the record was out of the queue, is done by doing it again."""
     recording = Recording(keeper)
-    recording.add(it := record(lane), 0.0)
+    recording.add(it := record(lane), "")
     recording._queue.clear()
     assert recording.take_back(it)
     assert it.state is RecordState.REFUSED
@@ -635,7 +635,7 @@ def test_records_put_off(keeper: Keeper, lane: Lane) -> None:
     """What nobody came to write comes again as it was; what is written is not, though nobody has said so to the end."""
     recording = Recording(keeper)
     assert recording.put_off()
-    recording.add(it := record(lane), 0.0)
+    recording.add(it := record(lane), "")
     records = recording.take(0.0, lambda each: each.lane)
     assert records is not None
     assert it.state is RecordState.WRITING
@@ -667,7 +667,7 @@ def test_numbers_of_records(keeper: Keeper, lane: Lane) -> None:
             records = recording.take_alone(record(lanes[0]))
         else:
             for each in lanes:
-                recording.add(record(each), 0.0)
+                recording.add(record(each), "")
             records = recording.take(0.0, lambda it: it.lane)
         assert records is not None
         assert records.data == data
@@ -699,10 +699,10 @@ def test_an_end_that_is_interrupted(keeper: Keeper, lane: Lane, *, later: bool) 
             raise KeyboardInterrupt
 
     recording = Recording(keeper)
-    recording.add(record(lane), 0.0)
+    recording.add(record(lane), "")
     recording.take(0.0, lambda each: each.lane)
     if later:
-        recording.add(record(lane), 0.0)
+        recording.add(record(lane), "")
     recording.written()
     recording._queue = Queue(recording._queue)
     with pytest.raises(KeyboardInterrupt):
@@ -717,11 +717,11 @@ def test_taking_back(keeper: Keeper, lane: Lane) -> None:
     """What is given to be written stays, though a handler raised before it said so; what is accepted is so for good."""
     recording = Recording(keeper)
     given, waiting = record(lane), record(lane)
-    recording.add(given, 0.0)
+    recording.add(given, "")
     recording.take(0.0, lambda each: each.lane)
     given.state = RecordState.QUEUED
     assert not recording.take_back(given)
-    recording.add(waiting, 0.0)
+    recording.add(waiting, "")
     assert recording.take_back(waiting)
     recording.written()
     given.state = RecordState.ACCEPTED
@@ -734,7 +734,7 @@ def test_many_records(keeper: Keeper, lane: Lane) -> None:
     """No more than about a mebibyte is written at once."""
     recording = Recording(keeper)
     for _ in range(30):
-        recording.add(record(lane, b'"%s"\n' % (b"x" * 100_000)), 0.0)
+        recording.add(record(lane, b'"%s"\n' % (b"x" * 100_000)), "")
     sizes = []
     while (records := recording.take(0.0, lambda each: each.lane)) is not None:
         sizes.append(len(records.data))
@@ -761,8 +761,8 @@ def test_a_record(lane: Lane) -> None:
 def test_no_records(keeper: Keeper, lane: Lane) -> None:
     """It is idle when nothing waits and nothing is being written; records are written one after another."""
     recording = Recording(keeper)
-    recording.add(record(lane), 0.0)
-    recording.add(record(lane, b"2\n"), 0.0)
+    recording.add(record(lane), "")
+    recording.add(record(lane, b"2\n"), "")
     assert not recording.idle
     records = recording.take(0.0, lambda each: each.lane)
     assert records is not None
@@ -779,8 +779,8 @@ def test_a_full_writing(keeper: Keeper, lane: Lane, size: int, count: int) -> No
     """The record with which it comes to a mebibyte is its last."""
     recording = Recording(keeper)
     around = len(encode_record(1, record_head(lane.address), b""))
-    recording.add(record(lane, b"x" * (size - around - 1) + b"\n"), 0.0)
-    recording.add(record(lane), 0.0)
+    recording.add(record(lane, b"x" * (size - around - 1) + b"\n"), "")
+    recording.add(record(lane), "")
     records = recording.take(0.0, lambda each: each.lane)
     assert records is not None
     assert records.data.count(b"\n") == count
@@ -790,7 +790,7 @@ def test_alone(keeper: Keeper, lane: Lane) -> None:
     """A record is written ahead of none that waits, nor while others are written, nor in a pause."""
     recording = Recording(keeper)
     waiting, late = record(lane), record(lane)
-    recording.add(waiting, 0.0)
+    recording.add(waiting, "")
     assert recording.take_alone(late) is None
     recording.take(0.0, lambda each: each.lane)
     assert recording.take_alone(late) is None
@@ -806,11 +806,11 @@ def test_the_disk_is_well_again(keeper: Keeper, lane: Lane) -> None:
     """With the first that are written after a failure no event counts as refused, and there is no pause."""
     recording = Recording(keeper)
     assert len(recording.unheard) == 0
-    recording.add(record(lane, b"x" * 1024 * 1024 + b"\n"), 0.0)
+    recording.add(record(lane, b"x" * 1024 * 1024 + b"\n"), "")
     recording.take(0.0, lambda each: each.lane)
     recording.refused("full", 5.0)
-    recording.add(record(lane), 5.5)
-    recording.add(record(lane), 7.0)
+    recording.add(record(lane), recording.pauses(5.5))
+    recording.add(record(lane), recording.pauses(7.0))
     assert [each.trouble for each in recording.unheard] == ["full", "full", ""], "the last one came after the pause"
     assert recording.take(7.0, lambda each: each.lane) is not None
     recording.written()
