@@ -319,6 +319,8 @@ class Keeping:
                 world.call(partial(core.batch_unreadable, batch_id, trouble, now=world.now))
             else:
                 world.note("loaded", batch_id)
+                if batch_id in core._delivery._at_backlog:
+                    kept.unsent.pop(batch_id, None)
                 world.call(partial(core.batch_loaded, batch_id, lines))
         world.program.woken = True
         world.retry_blocked()  # there is room after a damaged batch

@@ -70,7 +70,7 @@ class Kept:
     restored: dict[str, list[int]] = field(default_factory=dict)
     """Batches that were on the disk when it began."""
     unsent: dict[str, None] = field(default_factory=dict)
-    """Batches that are on the disk and were not sent yet, the oldest first; and some that are lost already."""
+    """Batches that are on the disk and were neither loaded nor sent yet, the oldest first; and some lost already."""
     home: set[int] = field(default_factory=set)
     """Their events."""
     keys: dict[int, str | None] = field(default_factory=dict)
