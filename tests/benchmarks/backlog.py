@@ -148,6 +148,11 @@ def _bare(threads: int, events: list[Event]) -> float:
             os.close(fd)
 
 
+def _on_one_cpu(job: Callable[[], float]) -> float:
+    with pinned():
+        return job()
+
+
 def _slower(job: Callable[[], float]) -> float:
     """What *job* gives where each sync takes ``SLOWER`` more."""
     real = os.fdatasync
@@ -196,8 +201,9 @@ def measure(rounds: int) -> dict[str, Any]:
         "bare-one": functools.partial(_bare, 1, events[:SYNCED]),
         "bare-many": functools.partial(_bare, THREADS, events[:SYNCED]),
     }
+    on_one = {f"pinned-{name}": functools.partial(_on_one_cpu, job) for name, job in syncing.items()}
     slower = {f"slower-{name}": functools.partial(_slower, job) for name, job in syncing.items()}
-    return {**spent, **interleaved({**syncing, **slower}, rounds)}
+    return {**spent, **interleaved({**on_one, **syncing, **slower}, rounds)}
 
 
 def rows(figures: dict[str, Any]) -> list[Row]:
@@ -228,7 +234,11 @@ def rows(figures: dict[str, Any]) -> list[Row]:
                 target=5.0,
                 sense=Sense.AT_LEAST,
             )
-            for disk, where in (("", ""), ("slower-", f", where a sync takes {SLOWER * 1e3:.0f} ms more"))
+            for disk, where in (
+                ("pinned-", ""),
+                ("", ", all CPUs"),
+                ("slower-", f", all CPUs, where a sync takes {SLOWER * 1e3:.0f} ms more"),
+            )
         ),
         *(
             Row(
