@@ -40,6 +40,7 @@ _ACCEPTED: Final = RecordState.ACCEPTED
 """To look up a member of an enumeration takes as long as a call does, and this is for each event."""
 
 _NO_ROOM: Final = "the pending budget has no room"
+_NO_MEMORY: Final = "memory has no room, since the backlog has not taken what came before"
 
 
 class Admission:
@@ -125,9 +126,9 @@ class Admission:
         if lane.inlet.lines and len(lane.inlet.lines) + size > full_size:
             when = self._close_full(lane)
         ledger = self._ledger
-        if not ledger.has_room(size) and not late:
+        if not self.has_room(size) and not late:
             self._take_back_unused()
-            if not ledger.has_room(size):
+            if not self.has_room(size):
                 when = -inf
                 if not self._make_room(lane, line, now, receipt):
                     return when
@@ -137,6 +138,8 @@ class Admission:
         inlet.max_size = 0  # nobody else appends to it just now
         max_events = self._options.max_batch_events
         want_bytes = full_size if lane.closed else min(full_size, max(_LEAST_LENT, 2 * (len(inlet.lines) + size)))
+        if self._keeper is not None and self.resident > self._keeper.memory // 8 * 7:
+            want_bytes = 0  # as the ledger does at the end of its budget
         ledger.lend(inlet, size, want_bytes=want_bytes, want_events=max_events)
         inlet.append(line)
         if receipt is not None:
@@ -168,7 +171,7 @@ class Admission:
         lane = self._lane(stream, auth_key)
         if len(line) > lane.sure_size(self._options.max_batch_bytes):
             self._check_size(lane, line)
-        if not self._ledger.has_room(len(line)):
+        if not self.has_room(len(line)):
             if not self._make_room(lane, line, now, receipt):
                 return None
             self.woken = True  # somebody has to tell what was dropped
@@ -362,6 +365,10 @@ class Admission:
 
     # -- room -----------------------------------------------------------------------------------------
 
+    def has_room(self, size: int) -> bool:
+        """Whether an event of *size* bytes may be accepted: the budget allows it, and memory, if the disk is behind."""
+        return self._ledger.has_room(size) and (self._keeper is None or self.resident + size <= self._keeper.memory)
+
     def _take_back_unused(self) -> None:
         """Let inlets keep only as much of the budget as they use; again and again it costs nothing."""
         if not self._some_unused:
@@ -378,46 +385,61 @@ class Admission:
         Raises:
             BacklogFull: neither, and ``on_full`` leaves that to the caller.
         """
-        while self._ages is not None and self._drop_spilled(lane, now):
-            if self._ledger.has_room(len(line)):
+        size = len(line)
+        trouble = _NO_ROOM
+        if self._ledger.has_room(size):
+            assert self._keeper is not None
+            trouble = _NO_MEMORY
+            if not self._keeper.putting:
+                self.seal_all()
+        while self._ages is not None and self._drop_spilled(lane, now, trouble, in_memory=self._ledger.has_room(size)):
+            if self.has_room(size):
                 return True
         while self._ages is not None and (victim := self._ages.oldest()):
             oldest = Batch.of("", victim.cut_oldest(), 1)
             if self._keeper is not None:
                 self._keeper.seal(victim, 1)
             after = victim.batched if victim.flushes else 0
-            self._losses.lose(victim, oldest, LossReason.BACKLOG_FULL, None, _NO_ROOM, now=now, after=after)
+            self._losses.lose(victim, oldest, LossReason.BACKLOG_FULL, None, trouble, now=now, after=after)
             if victim.since is None:
                 victim.close_inlet()  # the next event begins to wait anew, and nobody may append to a lane that is gone
                 if victim.empty and victim is not lane:
                     self._schedule.remove(victim)
-            if self._ledger.has_room(len(line)):
+            if self.has_room(size):
                 return True
         if lane.empty and lane in self._schedule:
             self._schedule.remove(lane)
         self._schedule.make_all_due()  # to wait for more has no point, since more has no room
         if self._options.on_full in (OnFull.BLOCK, OnFull.RAISE):
-            events, size = self._ledger.pending, self._ledger.pending_bytes
-            raise BacklogFull(f"{_NO_ROOM}: {events} events, {size} bytes are pending")
-        self._losses.lose_at_once(lane.stream, line, LossReason.BACKLOG_FULL, _NO_ROOM, now=now, receipt=receipt)
+            events, pending = self._ledger.pending, self._ledger.pending_bytes
+            raise BacklogFull(f"{trouble}: {events} events, {pending} bytes are pending")
+        self._losses.lose_at_once(lane.stream, line, LossReason.BACKLOG_FULL, trouble, now=now, receipt=receipt)
         return False
 
-    def _drop_spilled(self, lane: Lane, now: float) -> bool:
-        """Drop the oldest batch that was never to be sent yet; return whether there was one."""
-        while self._spilled:
-            victim, batch = self._spilled.popleft()
-            if (
-                batch.settled
-                or batch.attempts
-                or (batch is victim.batches[-1] and victim.state is LaneState.AT_BACKLOG)
-            ):
-                continue
-            after = victim.take_out(batch)
-            self._losses.lose(victim, batch, LossReason.BACKLOG_FULL, None, _NO_ROOM, now=now, after=after)
-            if victim.empty and victim is not lane:
-                self._schedule.remove(victim)
-            return True
-        return False
+    def _drop_spilled(self, lane: Lane, now: float, trouble: str, *, in_memory: bool) -> bool:
+        """Drop the oldest batch, or that *in_memory*, that was never to be sent yet; return whether there was one."""
+        found: tuple[Lane, Batch] | None = None
+        if in_memory:
+            assert self._keeper is not None
+            found = next(filter(_droppable, self._keeper.to_put()), None)
+        while not in_memory and found is None and self._spilled:
+            oldest = self._spilled.popleft()
+            if _droppable(oldest):
+                found = oldest
+        if found is None:
+            return False
+        victim, batch = found
+        after = victim.take_out(batch)
+        self._losses.lose(victim, batch, LossReason.BACKLOG_FULL, None, trouble, now=now, after=after)
+        if victim.empty and victim is not lane:
+            self._schedule.remove(victim)
+        return True
+
+
+def _droppable(entry: tuple[Lane, Batch]) -> bool:
+    lane, batch = entry
+    at_backlog = lane.state is LaneState.AT_BACKLOG and batch is lane.batches[-1]
+    return not (batch.settled or batch.attempts or at_backlog)
 
 
 def check_key(auth_key: object) -> None:

@@ -14,6 +14,7 @@ The rules:
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import inf
 from typing import Final
@@ -24,6 +25,9 @@ from ._records import Address
 
 WINDOW: Final = 32 * 1024 * 1024
 """Bytes of pending events that are held in memory beside a backlog; the rest is on the disk alone."""
+
+MEMORY: Final = 3 * WINDOW
+"""Bytes of them that may be in memory at most, where the disk takes them more slowly than they come, or not at all."""
 
 _CHUNK: Final = 4 * 1024 * 1024
 """Bytes of events that one update puts at most, or it would take too long."""
@@ -67,12 +71,14 @@ class Keeper:
     Args:
         level: whether there are records.
         window: bytes of pending events to be held in memory.
+        memory: bytes of them that may be there at most; more than the largest event has.
     """
 
-    def __init__(self, level: Level, *, window: int = WINDOW) -> None:
+    def __init__(self, level: Level, *, window: int = WINDOW, memory: int = MEMORY) -> None:
         self.records = level is not Level.MEMORY
         """Whether each event has a record."""
         self.window = window
+        self.memory = memory
         self.away = 0
         """Bytes of pending events that are not in memory."""
         self.failing = False
@@ -242,6 +248,10 @@ class Keeper:
         """Whether the backlog knows all that it should."""
         return not (self.putting or self._drop or self._dead)
 
+    def to_put(self) -> Iterator[tuple[Lane, Batch]]:
+        """The batches that no update puts yet, the oldest first."""
+        return ((e.lane, e.batch) for e in self._queue if e.lane is not None and e.batch is not None and e.to_put)
+
     @property
     def putting(self) -> bool:
         """Whether something is to be put, or an update is under way."""
@@ -321,7 +331,7 @@ class Keeper:
 
     def give_up(self, *, all_: bool) -> list[tuple[Lane, Batch]]:
         """Forget all that was to be told; give the batches that are not kept, if they should have been all."""
-        left = [(e.lane, e.batch) for e in self._queue if e.lane is not None and e.batch is not None and e.to_put]
+        left = list(self.to_put())
         self._queue.clear()
         self._drop.clear()
         self._dead.clear()

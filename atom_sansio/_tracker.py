@@ -24,7 +24,7 @@ from ._encode import encode_event
 from ._errors import BacklogFull, EventTooLarge, LocalError, RemoteError, TrackerClosed
 from ._flush import Flush, Receipt
 from ._inlet import CLOSED, NO_INLET, Inlet
-from ._keeper import WINDOW, Keeper
+from ._keeper import MEMORY, WINDOW, Keeper
 from ._kept import Level, Records, Recovered
 from ._lane import Batch, Lane
 from ._ledger import Ledger
@@ -99,6 +99,7 @@ class TrackerCore:
         verdict: what each status means; the default is :func:`~atom_sansio.verdict`.
         level: what events survive, if there is a backlog.
         window: bytes of pending events that are held in memory beside a backlog.
+        memory: bytes of them that may be there at most, where the disk is behind; more than the largest event has.
     """
 
     def __init__(
@@ -110,12 +111,13 @@ class TrackerCore:
         verdict: Callable[[int], Verdict] = verdict,
         level: Level | None = None,
         window: int = WINDOW,
+        memory: int = MEMORY,
     ) -> None:
         self._options = options
         self._ids = map((source + "-%d").__mod__, count(1))  # no generator: what is raised in one ends it
         self._state = TrackerState.OPEN
         self._ledger = Ledger(max_bytes=options.max_pending_bytes, max_events=options.max_pending_events)
-        self._keeper = None if level is None else Keeper(level, window=window)
+        self._keeper = None if level is None else Keeper(level, window=window, memory=memory)
         self._recording = Recording(self._keeper) if self._keeper is not None and self._keeper.records else None
         self._losses = Losses(self._ledger, unix_offset=unix_offset, keeper=self._keeper, ids=self._ids)
         self._schedule = Schedule()
@@ -248,7 +250,7 @@ class TrackerCore:
         if lane is None or recording is None or self._busy or self._state is not _OPEN:
             return None, None
         size, ledger = len(line), self._ledger
-        if not ledger.has_room(size) or size > lane.sure_size(self._options.max_batch_bytes):
+        if not self._admission.has_room(size) or size > lane.sure_size(self._options.max_batch_bytes):
             return None, None
         self._busy = True
         try:

@@ -89,14 +89,23 @@ class Machine(RuleBasedStateMachine):
         on_full=st.sampled_from(OnFull),
         max_events=st.sampled_from((1, 3, 50)),
         window=st.sampled_from((0, 300, 1 << 20)),
+        memory=st.sampled_from((300, 1 << 20)),
         generation=st.sampled_from((200, 1 << 25)),
         pending=st.sampled_from((None, None, 5, 40)),
     )
     def begin(
-        self, level: Level, on_full: OnFull, max_events: int, window: int, generation: int, pending: int | None
+        self,
+        level: Level,
+        on_full: OnFull,
+        max_events: int,
+        window: int,
+        memory: int,
+        generation: int,
+        pending: int | None,
     ) -> None:
         self.level = level
         self.window = window
+        self.memory = memory
         self.generation_size = generation
         self.options = Options.read(
             {
@@ -133,7 +142,9 @@ class Machine(RuleBasedStateMachine):
     def start(self) -> None:
         self.starts += 1
         keeper_module.GENERATION_SIZE = self.generation_size  # type: ignore[misc]
-        self.core = TrackerCore(self.options, source=f"start{self.starts}", level=self.level, window=self.window)
+        self.core = TrackerCore(
+            self.options, source=f"start{self.starts}", level=self.level, window=self.window, memory=self.memory
+        )
         self.core.restore(self.disk.recover(), now=self.now)
         self.flying: list[SendRequest] = []
         self.updating: UpdateBacklog | None = None

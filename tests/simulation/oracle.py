@@ -47,6 +47,12 @@ from .shapes import FIRST, Shape
 
 __all__ = ["Followed", "Kind", "Oracle", "Sent", "Violation", "must"]
 
+SLACK = 8
+"""Events that may be pending beyond the budget: one for each call that is interrupted just before it puts one in."""
+
+LARGEST = 20_200
+"""Bytes of an event of the largest shape."""
+
 LOAD_PAUSE = 1.0
 """Seconds that a lane pauses after a batch could not be read, whatever becomes of that batch meanwhile."""
 
@@ -98,6 +104,8 @@ class Oracle:
 
     options: Options
     shapes: list[Shape]
+    memory: int = 0
+    """Bytes of pending events that may be in memory beside a backlog."""
     expected: dict[str, int] = field(default_factory=dict)
     """The number of each event that was tracked, by its text."""
     shape_of: list[int] = field(default_factory=list)
@@ -535,8 +543,8 @@ class Oracle:
         must(statistics.pending == pending - unreported, "I1: pending is not what is pending")
         # An event may have been about to be put in when what was lent for it was taken back: one for each call that
         # is interrupted so, and calls that interrupt may be interrupted, too.
-        slack = 8 if self.epoch_of else 0
-        max_bytes = max(options.max_pending_bytes + slack * 20_200, self.restored_bytes)  # of the largest shape
+        slack = SLACK if self.epoch_of else 0
+        max_bytes = max(options.max_pending_bytes + slack * LARGEST, self.restored_bytes)
         must(0 <= statistics.pending_bytes <= max_bytes, "I6: more bytes than max_pending_bytes")
         if options.max_pending_events is not None:
             most = max(options.max_pending_events + slack, statistics.restored)
@@ -601,6 +609,11 @@ class Oracle:
         if self.checks >= self.next_counting:  # it takes time for each batch
             batches = sum([len(lane.batches) for lane in lanes])
             self.next_counting = self.checks + 8 + batches // 8
+            if self.kept is not None:
+                held = sum(map(_held, lanes))
+                loaded = self.options.max_in_flight * self.options.max_batch_bytes
+                most = max(self.memory + SLACK * LARGEST + loaded, self.restored_bytes)
+                must(held <= most, "I6: more bytes in memory than there may be")
             waiting = sum([lane.pending for lane in lanes])
             must(waiting == core.statistics().pending, "I1: pending events are in no lane")
             away = [lane for lane in lanes if lane.state is LaneState.AT_BACKLOG]
@@ -624,3 +637,9 @@ class Oracle:
             exact = asked == len(self.pending)
         numbers = frozenset(self.pending) if exact and len(self.pending) <= 20_000 else None
         self.flushes = [*self.flushes[-2:], Followed(flush, asked, numbers)]
+
+
+def _held(lane: Lane) -> int:
+    """Bytes of its events that are in memory."""
+    batches = sum([len(batch.lines) for batch in lane.batches if batch.lines is not None])
+    return batches + sum([len(segment.lines) for segment in lane.closed]) + len(lane.inlet.lines)

@@ -89,6 +89,7 @@ class Plan:
     real: bool
     """Whether it is the real one, on a RAM disk."""
     window: int
+    memory: int
     generation_size: int
     """Bytes of records."""
     slack: int
@@ -109,7 +110,7 @@ class Plan:
 
 def draw(rng: Random, *, events: int, shapes: int) -> Plan:
     """A plan for about *events* events at most."""
-    batch_bytes = rng.choice((1024, 2048, 8192, 65536, 131072, 131072, 524288))
+    batch_bytes: int = rng.choice((1024, 2048, 8192, 65536, 131072, 131072, 524288))
     pending_bytes = max(batch_bytes, rng.choice((2048, 16384, 262144, 1 << 26, 1 << 26, 1 << 26, 1 << 26)))
     base = rng.choice((0.1, 0.5, 3.0))
     options = {
@@ -161,6 +162,7 @@ def draw(rng: Random, *, events: int, shapes: int) -> Plan:
         level=level,
         real=real,
         window=rng.choice((0, 3000, 100_000, 1 << 25)),
+        memory=batch_bytes * rng.choice((2, 10, 1 << 20)),
         generation_size=rng.choice((2000, 50_000, 1 << 25)),
         slack=rng.choice((2, 1024)),
         slow_writes=rng.choice((0.0, 0.1, 0.5)),

@@ -171,7 +171,7 @@ class World:
         self.starts = {
             stream: f'{{"table":{json.dumps(stream, ensure_ascii=False)},'.encode() for stream in self.plan.streams
         }
-        self.oracle = Oracle(self._options(), self.shapes, names=self.names)
+        self.oracle = Oracle(self._options(), self.shapes, names=self.names, memory=self.plan.memory)
         self.disk: Disk | None = None
         self.keeping: Keeping | None = None
         level = self.plan.level
@@ -212,6 +212,7 @@ class World:
             unix_offset=UNIX_OFFSET,
             level=plan.level,
             window=plan.window,
+            memory=plan.memory,
         )
         before = len(self.oracle.pending)
         pending: list[int] = []
@@ -625,6 +626,8 @@ class World:
         too_many = limit is not None and statistics.pending + len(limbo) >= limit
         size = statistics.pending_bytes + self.oracle.size_of(limbo) + shape.size
         full = too_many or size > options["max_pending_bytes"]
+        if self.oracle.kept is not None:
+            full = full or self.core._admission.resident + shape.size > self.plan.memory
         must(full, "I6: refused for want of room, but there is room")
 
     @property
