@@ -138,8 +138,8 @@ class Admission:
         inlet.max_size = 0  # nobody else appends to it just now
         max_events = self._options.max_batch_events
         want_bytes = full_size if lane.closed else min(full_size, max(_LEAST_LENT, 2 * (len(inlet.lines) + size)))
-        if self._keeper is not None and self.resident > self._keeper.memory // 8 * 7:
-            want_bytes = 0  # as the ledger does at the end of its budget
+        if self._keeper is not None:  # as the ledger has it of its budget, the last eighth is for what is used
+            want_bytes = min(want_bytes, inlet.lent_bytes + self._keeper.memory // 8 * 7 - self.resident)
         ledger.lend(inlet, size, want_bytes=want_bytes, want_events=max_events)
         inlet.append(line)
         if receipt is not None:

@@ -40,11 +40,11 @@ OLD, NEW = AuthKey("old"), AuthKey("new")
 class Admitting(Admission):
     """An admission with all that it works on."""
 
-    def __init__(self, level: Level | None = None, *, window: int = 10**9, **options: Any) -> None:
+    def __init__(self, level: Level | None = None, *, window: int = 10**9, memory: int = 10**9, **options: Any) -> None:
         self.options = Options.read({"endpoint": "http://h/", **options}, {}, lambda name: None)
         self.schedule = Schedule()
         self.ledger = Ledger(max_bytes=self.options.max_pending_bytes, max_events=self.options.max_pending_events)
-        self.keeper = None if level is None else Keeper(level, window=window)
+        self.keeper = None if level is None else Keeper(level, window=window, memory=memory)
         ids = (f"id-{n}" for n in count(1))
         self.losses = Losses(self.ledger, unix_offset=0.0, keeper=self.keeper, ids=ids)
         super().__init__(self.options, self.schedule, self.ledger, self.losses, self.keeper, ids)
@@ -504,6 +504,108 @@ def test_what_is_in_memory() -> None:
     assert it.resident == 70
 
 
+def behind(on_full: str, **options: Any) -> Admitting:
+    """One that holds as much as it may in memory, in batches of two, of which the disk has none yet."""
+    it = Admitting(Level.MEMORY, window=0, memory=400, max_batch_events=2, on_full=on_full, **options)
+    for _ in range(4):
+        it.put(number(100))
+    return it
+
+
+@pytest.mark.parametrize("on_full", ["block", "raise"])
+def test_no_room_in_memory(on_full: str) -> None:
+    """Where the disk is behind there is room once it has taken something, however large the budget is."""
+    it = behind(on_full)
+    with pytest.raises(BacklogFull, match=r"memory has no room, .*: 4 events, 400 bytes are pending"):
+        it.put(number(1), "t")
+    assert "t" not in it.schedule.by_stream
+    assert len(it.update().put) == 2
+    assert it.resident == 0
+    it.put(number(400), "t")
+    with pytest.raises(BacklogFull):
+        it.put(number(1), "t")
+
+
+def test_memory_that_many_lanes_fill() -> None:
+    """What waits in all of them goes to the disk then, full batch or not; but not bit by bit while others go there."""
+    it = Admitting(Level.MEMORY, window=300, memory=400, on_full="raise")
+    for stream in "abcd":
+        it.put(number(100), stream)
+    for _ in range(2):
+        with pytest.raises(BacklogFull):
+            it.put(number(1), "e")
+    assert len(it.update().put) == 4
+    assert it.resident == 300
+    it.put(number(50), "e")
+    assert it.keeper is not None
+    it.keeper.begin_generation()
+    with pytest.raises(BacklogFull):
+        it.put(number(51), "e")
+    assert it.update().put == ()
+    with pytest.raises(BacklogFull):
+        it.put(number(51), "e")
+    assert [kept.size for kept, _ in it.update().put] == [50]
+
+
+def test_a_new_event_is_dropped_for_want_of_memory() -> None:
+    """The words say what was short."""
+    it = behind("drop_newest")
+    it.put(number(1), "t")
+    [loss] = it.lost()
+    assert (loss.stream, loss.message.split(",")[0]) == ("t", "memory has no room")
+
+
+def test_the_oldest_is_dropped_for_want_of_memory() -> None:
+    """Of what the disk does not have: to drop the rest would make no room."""
+    it = behind("drop_oldest")
+    it.update()
+    for _ in range(3):
+        it.put(number(101))
+        it.put(number(99))
+    assert [(loss.count, loss.lines, loss.message.split(",")[0]) for loss in it.lost()] == [
+        (2, number(101) + number(99), "memory has no room")
+    ]
+    assert it.ledger.pending_bytes == 800
+    assert len(it.lane().batches) == 4
+
+
+def test_all_that_the_disk_does_not_have_is_dropped_for_a_large_event() -> None:
+    """Waiting events too, and nothing that it has."""
+    it = behind("drop_oldest")
+    it.update()
+    it.put(number(100))
+    it.put(number(100))
+    it.put(number(100), "t")
+    it.put(number(301), "u")
+    assert [loss.lines for loss in it.lost()] == [number(100) * 2, number(100)]
+    assert sum(lane.pending for lane in it.schedule) == 5
+
+
+def test_a_budget_that_is_used_up_where_memory_is_short_too() -> None:
+    """What is on the disk alone makes room in the budget, and in memory only what is there."""
+    it = behind("drop_oldest", max_pending_events=8)
+    it.update()
+    for _ in range(4):
+        it.put(number(100))
+    it.put(number(100))
+    assert [(loss.count, loss.lines) for loss in it.lost()] == [(2, b""), (2, number(100) * 2)]
+    assert [lane.pending for lane in it.schedule] == [5]
+
+
+def test_little_is_lent_where_memory_is_short() -> None:
+    """What is not used there yet would be in the way of others."""
+    it = Admitting(Level.MEMORY, memory=1600)
+    it.put(number(1300))
+    assert it.lane().inlet.lent_bytes == 1400
+    it.put(number(1), "t")
+    assert it.lane("t").inlet.lent_bytes == 1
+    it.put(number(2), "t")
+    assert it.lane("t").inlet.lent_bytes == 3
+    it = Admitting(memory=1600)
+    it.put(number(1300))
+    assert it.lane().inlet.lent_bytes == 8192
+
+
 def restored(**options: Any) -> tuple[Admitting, Lane]:
     """A lane of which there are records of three events, two of which make a batch."""
     it = Admitting(Level.PROCESS, max_batch_events=2, **options)
@@ -518,7 +620,7 @@ def restored(**options: Any) -> tuple[Admitting, Lane]:
 def test_restored_records() -> None:
     """They are put in batches, which are kept in one update with their marks, and count as restored."""
     it, lane = restored()
-    assert [batch.lines for batch in lane.batches] == [b"3\n", b"1\n2\n"]
+    assert [(batch.lines, batch.batch_id) for batch in lane.batches] == [(b"3\n", "id-2"), (b"1\n2\n", "id-1")]
     assert [(batch.place, batch.body, batch.spilled) for batch in lane.batches] == [(2, None, True), (1, None, True)]
     assert (it.ledger.restored, it.ledger.pending, it.ledger.pending_bytes) == (3, 3, 6)
     assert lane.waiting == 0

@@ -30,6 +30,7 @@ def test_in_numbers() -> None:
     """Eight at once, eight a second, and one for every eight first attempts."""
     budget = RetryBudget()
     assert retries_at(budget, 5.0) == 8
+    assert isclose(budget.next_at, 5.125)
     assert retries_at(budget, 5.5) == 4
     for _ in range(16):
         budget.earn()

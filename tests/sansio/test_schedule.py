@@ -328,8 +328,24 @@ def test_back_from_the_backlog() -> None:
     second.attempt = 1
     for it in (first, second):
         schedule.make_next(it)
-    assert schedule.has_retry()
     assert [schedule.take() for _ in range(3)] == [second, first, third]
+
+
+def test_back_from_the_backlog_after_a_failure() -> None:
+    """What came back counts as failed lately if it has, and only then."""
+    schedule = Schedule()
+    failed, unfailed = lane("a"), lane("b")
+    for it in (failed, unfailed):
+        schedule.add(it)
+        schedule.make_ready(it)
+        assert schedule.take() is it
+        it.fire(LaneInput.ASK_BACKLOG)
+    failed.attempt = 1
+    schedule.make_next(failed)
+    assert (schedule.has_unfailed(), schedule.has_retry()) == (False, True)
+    schedule.make_next(unfailed)
+    assert schedule.take_unfailed() is unfailed
+    assert schedule.take_retry() is failed
 
 
 def test_oldest() -> None:
