@@ -164,7 +164,7 @@ class Keeping:
             world.oracle.accepted += len(numbers)
             if world.call(partial(core.records_written, now=world.now)):
                 world.program.woken = True
-            if writer is not None and world.interrupts():  # it is left just after that
+            if writer is not None and writer[0] in numbers and world.interrupts():  # it is left just after that
                 with world.lock():
                     core.records_put_off()
                     must(not core.take_back(writer[1]), "I9: taken back, though it is written")
