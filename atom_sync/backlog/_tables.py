@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from zlib import crc32
 
 from atom_sansio import BatchUnreadable, DeadLetter, KeptBatch, Mark, UpdateBacklog
@@ -36,6 +36,8 @@ _SCHEMA: Final = (
         n INTEGER PRIMARY KEY, source TEXT NOT NULL, reason TEXT NOT NULL, time REAL NOT NULL, data BLOB NOT NULL)""",
 )
 """Each row that matters has a checksum of its own: SQLite has none, and disks give back what they were never given."""
+
+T = TypeVar("T")
 
 _text: Final = partial(str, encoding="utf-8", errors="surrogateescape")
 """Read text that may be damaged."""
@@ -167,14 +169,35 @@ def put(connection: sqlite3.Connection, batches: Iterable[tuple[KeptBatch, bytes
             (kept.place * _PARTS + kept.part, kept.batch_id, kept.stream, kept.fingerprint, kept.events, kept.size)
         ]
     ]
-    insert = "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    insert = "INSERT INTO batches VALUES"
     try:
-        connection.executemany(insert, rows)
+        _insert(connection, insert, rows)
     except sqlite3.IntegrityError:  # most likely this was made before, and that was not known
         for new in rows:
             connection.execute("DELETE FROM batches WHERE batch_id = ?", (new[1],))
             _make_room(connection, new[0])
-            connection.execute(insert, new)
+            _insert(connection, insert, [new])
+
+
+_VALUES: Final = 900
+"""Of one statement; 999 is what SQLite took before version 3.32."""
+
+
+def _insert(connection: sqlite3.Connection, insert: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Insert many *rows* with each statement.
+
+    In each the interpreter's lock is let go, and where a program is busy it takes 5 ms to get it back.
+    """
+    if rows:
+        width = len(rows[0])
+        for some in _chunks(rows, _VALUES // width):
+            values = ", ".join([f"({', '.join('?' * width)})"] * len(some))
+            connection.execute(f"{insert} {values}", [value for row in some for value in row])
+
+
+def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
 
 
 _AWAY: Final = _PARTS << 20
@@ -197,9 +220,11 @@ def _make_room(connection: sqlite3.Connection, n: int) -> None:
     connection.execute("UPDATE batches SET n = ?, head = ?, crc = ? WHERE n = ?", values)
 
 
-def drop(connection: sqlite3.Connection, batch_ids: Iterable[str]) -> None:
+def drop(connection: sqlite3.Connection, batch_ids: Sequence[str]) -> None:
     """Keep these batches no longer."""
-    connection.executemany("DELETE FROM batches WHERE batch_id = ?", ((batch_id,) for batch_id in batch_ids))
+    for some in _chunks(batch_ids, _VALUES):
+        marks = ", ".join("?" * len(some))
+        connection.execute(f"DELETE FROM batches WHERE batch_id IN ({marks})", some)  # noqa: S608 - no input
 
 
 LETTER: Final = "letter_id, stream, fingerprint, events, reason, status, message, attempts, time"
@@ -231,14 +256,12 @@ def bury(connection: sqlite3.Connection, letters: Iterable[DeadLetter]) -> None:
 
 def set_marks(connection: sqlite3.Connection, marks: Iterable[Mark]) -> None:
     """Keep *marks*."""
-    connection.executemany(
-        "INSERT OR REPLACE INTO marks VALUES (?, ?, ?, ?, ?)",
-        (
-            (*row, checksum(row))
-            for mark in marks
-            for row in [(mark.generation, mark.stream, mark.fingerprint or "", mark.index)]
-        ),
-    )
+    rows = [
+        (*row, checksum(row))
+        for mark in marks
+        for row in [(mark.generation, mark.stream, mark.fingerprint or "", mark.index)]
+    ]
+    _insert(connection, "INSERT OR REPLACE INTO marks VALUES", rows)
 
 
 def set_aside(connection: sqlite3.Connection, pieces: Iterable[tuple[str, str, bytes]]) -> None:
