@@ -187,7 +187,7 @@ class Tracker(Intake[Receipt]):
                 elif self._entered.track_line(stream, line, key, now=self._loop.now(), receipt=given):
                     self._loop.call_soon(self._look_again)
             except BacklogFull:
-                self._loop.call_soon(self._wake)  # what waits may be sent now, full batch or not
+                self._loop.call_soon(self._make_room)
                 raise
         return given
 
@@ -255,7 +255,7 @@ class Tracker(Intake[Receipt]):
             try:
                 record = self._entered.admit(stream, line, key, now=self._loop.now(), receipt=given)
             except BacklogFull:
-                self._loop.call_soon(self._wake)  # and nobody else: who waits for room would come here at once
+                self._loop.call_soon(self._make_room)
                 raise
             self._loop.call_soon(self._look_again)
             return record, given
@@ -467,6 +467,12 @@ class Tracker(Intake[Receipt]):
         """Have an idle sender look for work.  The loop may call this outside of any task."""
         if self._idle:
             self._idle.popleft().set()
+
+    def _make_room(self) -> None:
+        """There was none for an event: what waits may be sent now, full batch or not, and kept."""
+        self._wake()  # and nobody else: who waits for room would ask for it again at once
+        if self._keeping is not None:
+            self._keeping.look()
 
     def _tell(self, words: str) -> None:
         self._reporter.put(BacklogSays(words))

@@ -243,14 +243,13 @@ class Tracker(Intake[Receipt]):
                         stream, lambda: core.track_line(stream, line, key, now=self._now(), receipt=given)
                     )
                 if look:
-                    self._wake()
-                    self._notify_progress()  # an older event may have been dropped for this one
+                    self._look_again()
                 elif not self._senders:  # the last attempt to start one failed
                     self._wake()
             except (LocalError, TypeError, ValueError):
                 raise
             except BaseException:  # a signal handler's: the event may be in, and nobody know that it is to be sent
-                self._wake()
+                self._look_again()
                 raise
         return given
 
@@ -269,7 +268,9 @@ class Tracker(Intake[Receipt]):
             try:
                 return take()
             except BacklogFull:
-                self._wake()  # what waits may be sent now, full batch or not
+                self._wake()  # what waits may be sent now, full batch or not, and kept
+                if self._keeping is not None:
+                    self._keeping.look()
                 if not self._may_wait() or (self._keeping is not None and self._keeping.serves()):
                     raise
                 return self._take_when_there_is_room(stream, take)
@@ -498,6 +499,10 @@ class Tracker(Intake[Receipt]):
         """Have senders look again, and whoever else may be concerned.  Called under the lock."""
         if self._core.closed:  # they wait no more
             self._clock.notify_all(self._work)
+        self._look_again()
+
+    def _look_again(self) -> None:
+        """Something was accepted, and an older event may have been dropped for it."""
         self._wake()
         self._notify_progress()
         if self._keeping is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import faulthandler
 import gc
 import os
@@ -98,6 +99,44 @@ def check(tracker: Tracker, disk: Disk, transport: MemoryTransport, accepted: in
     assert sum(statistics.lost.values()) == lost
     assert disk.closed
     assert (tracker._senders, len(tracker._idle), tracker._scopes) == (0, 0, set())
+
+
+class TestMemory:
+    @pytest.mark.parametrize("nowait", [False, True])
+    @pytest.mark.parametrize("streams", [1, 100])
+    @pytest.mark.parametrize("level", LEVELS)
+    def test_while_all_senders_wait_for_answers(
+        self, run_virtually: Any, monkeypatch: pytest.MonkeyPatch, level: str, nowait: bool, streams: int
+    ) -> None:
+        """What memory is too small for goes to the disk then, too, and a call that finds no room waits for that."""
+        for name, size in (("window", 3000), ("memory", 5000)):
+            monkeypatch.setitem(TrackerCore.__init__.__kwdefaults__, name, size)
+        disk = Disk(level)
+
+        async def main() -> None:
+            transport = Slow(60.0)
+            options: dict[str, Any] = {"max_batch_events": 2, "max_in_flight": 1, "request_timeout": 60.0}
+            async with Tracker(ENDPOINT, transport=transport, backlog=disk, **options) as tracker:
+                for n in range(100):
+                    event = [n, "x" * 200]
+                    accepted = False
+                    while not accepted:
+                        with contextlib.suppress(BacklogFull):
+                            if nowait:
+                                tracker.track_nowait(f"s{n % streams}", event)
+                            else:
+                                await tracker.track(f"s{n % streams}", event)
+                            accepted = True
+                        await anyio.sleep(0 if accepted else 0.1)
+                    assert tracker._entered._admission.resident <= 5000
+                assert anyio.current_time() < 50
+                await anyio.sleep(1)
+                if level == "memory":
+                    assert len(disk.events()) >= 100 - 5000 // 200
+                await tracker.stop(0)
+
+        run_virtually(main)
+        assert sorted(event[0] for event in disk.events()) == list(range(100))
 
 
 class TestLoop:

@@ -24,6 +24,7 @@ from atom_sansio import (
     BacklogError,
     BacklogFull,
     BatchUnreadable,
+    ConnectionFailed,
     FlushResult,
     Level,
     LocalError,
@@ -1143,6 +1144,35 @@ class TestRestart:
         assert CANARY not in caplog.text
         assert disk.closed
         assert disk.events() == []
+
+    @pytest.mark.parametrize("streams", [1, 100])
+    @pytest.mark.parametrize("level", LEVELS)
+    def test_while_all_senders_wait_for_answers(
+        self, monkeypatch: pytest.MonkeyPatch, level: str, streams: int
+    ) -> None:
+        """What memory is too small for goes to the disk then, too, and a call that finds no room waits for that."""
+        for name, size in (("window", 3000), ("memory", 5000)):
+            monkeypatch.setitem(TrackerCore.__init__.__kwdefaults__, name, size)
+        with VirtualClock() as clock:
+
+            class Hanging(MemoryTransport):
+                def send(self, request: Request, *, timeout: float) -> Reply:
+                    clock.sleep(timeout)
+                    raise ConnectionFailed("no answer")
+
+            disk = Disk(level, takes=lambda method: 0.1 if method == "update" else 0.0, sleep=clock.sleep)
+            tracker = make_tracker(
+                clock, transport=Hanging(), backlog=disk, max_batch_events=2, max_in_flight=1, request_timeout=60.0
+            )
+            for n in range(100):
+                tracker.track(f"s{n % streams}", [n, "x" * 200])
+                assert tracker._core._admission.resident <= 5000
+            assert clock.now() < 10
+            clock.sleep(1)
+            if level == "memory":
+                assert len(disk.events()) >= 100 - 5000 // 200
+            tracker.stop(0)
+            assert sorted(event[0] for event in disk.events()) == list(range(100))
 
     def test_memory_is_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """However much a backlog holds, only a window of it is in memory, while it fills and while it drains."""
