@@ -106,6 +106,20 @@ def test_a_full_batch_is_a_decision() -> None:
     assert t.decided == 3
 
 
+def test_late_events_are_taken_up_by_what_comes_next() -> None:
+    """Who has put an event in too late may be held up before saying so in a call: any other call looks."""
+    t = Tracker()
+    t.track("a", 1)
+    inlet = t._lanes["a"].inlet
+    t.flush()
+    inlet.lines += b"2\n"
+    t._late.append(inlet)
+    assert t.core.statistics().pending == 1
+    t.core.next_deadline()
+    assert t.core.statistics().pending == 2
+    assert t.arrived() == [1, 2]
+
+
 def test_what_cannot_be_sent() -> None:
     """It is refused as a decision would, and nothing is accepted."""
     t = Tracker(max_batch_bytes=1024)

@@ -372,7 +372,7 @@ def test_sizes(keeper: Keeper, lane: Lane) -> None:
     mebibyte = 1024 * 1024
     assert not keeper.written(32 * mebibyte - 1)
     assert keeper.written(1)
-    assert keeper.window == 32 * mebibyte
+    assert (keeper.window, keeper.memory) == (32 * mebibyte, 96 * mebibyte)
     for name, size in (("a", 4 * mebibyte - 1), ("b", 1), ("c", 4 * mebibyte), ("d", 1)):
         put(keeper, lane, Batch.of(name, b"x" * size, 1))
     assert ids(update(keeper)) == ["a", "b"]
