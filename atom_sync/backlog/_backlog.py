@@ -20,7 +20,7 @@ from atom_sansio._records import read_records
 
 from . import _mending as mending
 from . import _tables as tables
-from ._files import Lock, lock, lock_of, make_private, open_private, user
+from ._files import Lock, Working, lock, lock_of, make_private, open_private, user
 from ._tails import Tails
 
 logger = logging.getLogger("atom")
@@ -316,7 +316,8 @@ class Segment:
         try:
             mending.finish(path)
             os.close(open_private(path, os.O_RDWR))
-            connection, lost = _connect(path, level, logger.error)
+            with Working():
+                connection, lost = _connect(path, level, logger.error)
             for suffix in ("", "-wal", "-shm"):  # now that it is known to be a backlog
                 make_private(path.with_name(path.name + suffix))
             return cls(path, taken, connection, level, lost)
@@ -337,9 +338,9 @@ class Segment:
             OSError, sqlite3.Error: that cannot be read.
         """
         with self._lock:
-            connection = self._connection
-            batches = tuple(tables.list_batches(connection))
-            marks = tables.list_marks(connection)
+            with Working():
+                batches = tuple(tables.list_batches(self._connection))
+                marks = tables.list_marks(self._connection)
             for reason in self._tails.set_unreadable_aside():
                 logger.error("records cannot be read and are set aside: %s", reason)
                 self._lost += 1
@@ -392,22 +393,24 @@ class Segment:
 
         They are handed over by renaming their files, one after another: whenever this ends, each is in one segment.
         """
-        marks = tables.list_marks(self._connection)
+        with Working():
+            marks = tables.list_marks(self._connection)
         generation = to._last_generation()
         for old in self._tails.generations():
             generation += 1
             moved = [replace(mark, generation=generation) for mark in marks if mark.generation == old]
             if moved:  # before their files come, or these would count again
-                with to._lock, tables.transaction(to._connection):
+                with to._lock, Working(), tables.transaction(to._connection):
                     tables.set_marks(to._connection, moved)
             self._tails.hand_over(old, to.path, generation)
         if marks:
-            with self._lock, tables.transaction(self._connection):
+            with self._lock, Working(), tables.transaction(self._connection):
                 tables.forget_marks(self._connection, 1 << 62)
 
     def _last_generation(self) -> int:
         """The highest that there are records or marks of; 0 if there are none."""
-        marks = (mark.generation for mark in tables.list_marks(self._connection))
+        with Working():
+            marks = [mark.generation for mark in tables.list_marks(self._connection)]
         return max((0, *self._tails.generations(), *marks))
 
     def load(self, batch_id: str) -> bytes:
@@ -451,7 +454,7 @@ class Segment:
                 return
             taken, self._taken = self._taken, None
             try:
-                with contextlib.suppress(sqlite3.Error):
+                with contextlib.suppress(sqlite3.Error), Working():
                     self._connection.close()
                 with contextlib.suppress(OSError):  # then somebody else will find it empty
                     for suffix in ("", "-wal", "-shm"):
@@ -468,7 +471,7 @@ class Segment:
             try:
                 with contextlib.suppress(OSError):
                     self._tails.close()
-                with contextlib.suppress(sqlite3.Error):
+                with contextlib.suppress(sqlite3.Error), Working():
                     self._connection.close()
             finally:
                 taken.close()
@@ -484,7 +487,7 @@ class Segment:
     @contextlib.contextmanager
     def _working(self) -> Iterator[sqlite3.Connection]:
         """The connection.  What the disk could not read or write is not trusted to be as SQLite remembers it."""
-        with self._lock:
+        with self._lock, Working():
             if self._taken is None:
                 raise OSError("the backlog is closed")
             if self._trouble is not None:

@@ -100,9 +100,37 @@ _locks: set[Lock] = set()
 _no_fork = threading.RLock()
 """Who opens or closes a file of these holds it, and who forks, so that a child knows of each that it has open.
 
-Re-entrant, since a signal handler may fork.  Who forks waits no longer than ``LONGEST_WAIT``, should a disk hang: a
-file that is still being opened is none that a child has.
+Re-entrant, since a signal handler may fork.  Who forks waits no longer than ``LONGEST_WAIT`` for this and for those at
+work, should a disk hang: a file that is still being opened is none that a child has.
 """
+
+
+class Working:
+    """Within this a thread works with SQLite, and no other thread forks.
+
+    SQLite has mutexes of its own, of the whole process: one that another thread has at a fork is locked in the child
+    for ever, whatever file the child works with.  A call that a signal handler interrupts has none at that moment, so
+    what forks there is not in its own way.
+    """
+
+    __slots__ = ("_outermost",)
+
+    def __enter__(self) -> None:
+        me = threading.get_ident()
+        with _entry:
+            self._outermost = me not in _at_work
+            _at_work.add(me)
+
+    def __exit__(self, *error: object) -> None:
+        if self._outermost:
+            _at_work.discard(threading.get_ident())
+
+
+_at_work: set[int] = set()
+"""Threads that work with SQLite."""
+
+_entry = threading.RLock()
+"""Who joins them holds it for a moment, and who forks all the time."""
 
 
 def lock(path: Path) -> Lock | None:
@@ -136,17 +164,26 @@ def user(path: Path) -> str:
 
 
 def _before_fork() -> None:
+    until = time.monotonic() + LONGEST_WAIT
     _no_fork.acquire(timeout=LONGEST_WAIT)
+    while _entry.acquire(timeout=max(0.0, until - time.monotonic())):
+        if not _at_work - {threading.get_ident()} or time.monotonic() >= until:
+            return
+        _entry.release()
+        time.sleep(0.001)
 
 
 def _after_fork() -> None:
-    with contextlib.suppress(RuntimeError):  # it was waited for in vain
-        _no_fork.release()
+    for held in (_no_fork, _entry):
+        with contextlib.suppress(RuntimeError):  # it was waited for in vain
+            held.release()
 
 
 def _leave_all_to_parent() -> None:
-    global _no_fork
-    _no_fork = threading.RLock()  # a thread that is not there in the child may have the other one, for ever
+    global _no_fork, _entry
+    # A thread that is not there in the child may have the other ones, for ever.
+    _no_fork, _entry = threading.RLock(), threading.RLock()
+    _at_work.clear()
     for taken in list(_locks):
         if taken.inherited:  # another hook may have locked something already
             taken.close()
