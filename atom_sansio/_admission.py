@@ -163,7 +163,7 @@ class Admission:
         waits: bool,
         receipt: Receipt | None = None,
     ) -> Record | None:
-        """Reserve room for an event that has a record first; None when it was dropped.
+        """Find room for an event that has a record first; None when it was dropped.
 
         Raises:
             EventTooLarge, BacklogFull, TypeError, ValueError: as :meth:`accept`.
@@ -177,7 +177,6 @@ class Admission:
             self.woken = True  # somebody has to tell what was dropped
             if lane.empty and lane in self._schedule:  # what it held was dropped for this one, which comes later
                 self._schedule.remove(lane)
-        self._ledger.reserve(len(line))
         return Record(stream, line, auth_key, now, lane, waits, receipt)
 
     def lane_of(self, record: Record) -> Lane:

@@ -12,6 +12,7 @@ from ._flush import Flush, Receipt
 from ._keeper import Keeper
 from ._kept import Records
 from ._lane import Lane
+from ._ledger import Ledger
 from ._records import Address, encode_record, record_head
 from ._sign import AuthKey
 
@@ -46,6 +47,7 @@ class RecordState(Enum):
 
 _QUEUED: Final = RecordState.QUEUED
 _WRITING: Final = RecordState.WRITING
+_REFUSED: Final = RecordState.REFUSED
 """To look up a member of an enumeration takes as long as a call does, and these are for each event."""
 
 
@@ -92,12 +94,14 @@ class _Given(Records):
 class Recording:
     """Gives the records to be written, all that there are at once, and one such writing at a time.
 
+    For those that wait room is kept in the ledger.
     A signal handler may raise anywhere in this.  So what is given stays in the queue until it is known to be written,
     and takes its numbers then; to have it written again, from the beginning, needs nothing to be undone.
     """
 
-    def __init__(self, keeper: Keeper) -> None:
+    def __init__(self, keeper: Keeper, ledger: Ledger) -> None:
         self._keeper = keeper
+        self._ledger = ledger
         self._queue: deque[Record] = deque()
         self._given: _Given | None = None
         self._retry_at: float | None = None  # after a failure
@@ -131,7 +135,17 @@ class Recording:
     def add(self, record: Record, trouble: str) -> None:
         """Have *record* written, after all others; *trouble* says why that cannot be just now, if it cannot."""
         record.trouble = trouble  # so whoever waits for it knows at once, not when it is tried next
-        self._queue.append(record)
+        self._join(record)
+
+    def _join(self, record: Record) -> None:
+        size = len(record.line)
+        ledger = self._ledger
+        # Without a call in between, in which a signal handler might raise: all of it is done, or nothing.
+        ledger.room_bytes -= size
+        ledger.room_events -= 1
+        ledger.reserved_bytes += size
+        ledger.reserved_events += 1
+        self._queue += (record,)
 
     def deadline(self) -> float | None:
         """When there is something to be written, minus infinity for now, None for never."""
@@ -174,9 +188,9 @@ class Recording:
         address = lane.address
         index = self._keeper.last_number(address) + 1
         data = encode_record(index, lane.record_head or _head(lane), record.line)
-        record.state = _WRITING
-        self._queue.append(record)
+        self._join(record)
         given = self._given = _Given(self._keeper.generation, data, (record,), {address: index})
+        record.state = _WRITING
         return given
 
     def written(self) -> tuple[Record, ...]:
@@ -205,7 +219,7 @@ class Recording:
         assert self._given is not None
         records = list(self._given.members)
         self.put_off()
-        for record in records:
+        for record in self._queue:  # also those behind them, which would wait for the next try
             record.trouble = trouble
         self._trouble = trouble
         self._retry_at = now + _PAUSE
@@ -238,9 +252,15 @@ class Recording:
         """Forget *record*, unless it is being written just now, or was; return whether it is forgotten."""
         if record.state is not _QUEUED or (self._given is not None and record in self._given.members):
             return False
-        if record in self._queue:  # or a signal handler has raised just after that was done
-            self._queue.remove(record)
-        record.state = RecordState.REFUSED
+        position, size = self._queue.index(record), len(record.line)
+        ledger = self._ledger
+        # Without a call in between, in which a signal handler might raise: all of it is done, or nothing.
+        del self._queue[position]
+        record.state = _REFUSED
+        ledger.room_bytes += size
+        ledger.room_events += 1
+        ledger.reserved_bytes -= size
+        ledger.reserved_events -= 1
         return True
 
 

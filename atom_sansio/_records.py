@@ -70,7 +70,8 @@ def read_records(files: Iterable[tuple[int, bytes]], marks: Iterable[Mark]) -> t
             if isinstance(parsed, Damaged):
                 parsed = _parse(rest[:-1])  # or the end be something else now
             if isinstance(parsed, Damaged):
-                damaged.append(Damaged("it has no end", rest, False, 0))
+                # What was being written when the process ended has no zeros; a disk puts them in place of more.
+                damaged.append(Damaged("it has no end", rest, False, _count(rest) if b"\0" in rest else 0))
             else:
                 _add(lines, sealed, generation, *parsed)
     missing = _missing(lines, sealed) - sum(piece.events for piece in damaged)
@@ -115,13 +116,18 @@ def _missing(lines: dict[Address, dict[tuple[int, int], bytes]], sealed: dict[tu
     return missing
 
 
+def _count(piece: bytes) -> int:
+    """How many records are or were in *piece*, by what is left of them, but one at least."""
+    # A disk may put zeros in place of an end and of the beginning of another.
+    parts = list(filter(None, piece.split(b"\0"))) or [piece]
+    return sum(max(1, len(_HEAD.findall(part))) for part in parts)
+
+
 def _parse(record: bytes) -> tuple[int, Address, bytes] | Damaged:
     checksum, _, text = record.partition(b" ")
     text += b"\n"
     if checksum != b"%08x" % crc32(text):
-        # A disk may put zeros in place of an end and of the beginning of another.
-        parts = list(filter(None, record.split(b"\0"))) or [record]
-        return Damaged("its checksum is wrong", record, True, sum(max(1, len(_HEAD.findall(part))) for part in parts))
+        return Damaged("its checksum is wrong", record, True, _count(record))
     try:
         index, fingerprint, stream, line = text.split(b" ", 3)
         address = (unquote_to_bytes(stream).decode(), None if fingerprint == b"-" else fingerprint.decode())

@@ -118,7 +118,9 @@ class TrackerCore:
         self._state = TrackerState.OPEN
         self._ledger = Ledger(max_bytes=options.max_pending_bytes, max_events=options.max_pending_events)
         self._keeper = None if level is None else Keeper(level, window=window, memory=memory)
-        self._recording = Recording(self._keeper) if self._keeper is not None and self._keeper.records else None
+        self._recording = None
+        if self._keeper is not None and self._keeper.records:
+            self._recording = Recording(self._keeper, self._ledger)
         self._losses = Losses(self._ledger, unix_offset=unix_offset, keeper=self._keeper, ids=self._ids)
         self._schedule = Schedule()
         self._admission = Admission(options, self._schedule, self._ledger, self._losses, self._keeper, self._ids)
@@ -229,7 +231,6 @@ class TrackerCore:
             if record is None:
                 return None
             if trouble and self._options.on_full is not OnFull.BLOCK:
-                self._ledger.unreserve(len(line))
                 self._losses.lose_at_once(stream, line, LossReason.BACKLOG_FULL, trouble, now=now, receipt=receipt)
                 return None
             self._recording.add(record, trouble)
@@ -249,18 +250,14 @@ class TrackerCore:
         lane = self.lanes.get(stream) if type(stream) is str else None
         if lane is None or recording is None or self._busy or self._state is not _OPEN:
             return None, None
-        size, ledger = len(line), self._ledger
+        size = len(line)
         if not self._admission.has_room(size) or size > lane.sure_size(self._options.max_batch_bytes):
             return None, None
         self._busy = True
         try:
             record = Record(stream, line, None, now, lane, False)
-            ledger.reserve(size)
             records = recording.take_alone(record)
-            if records is not None:
-                return record, records
-            ledger.unreserve(size)
-            return None, None
+            return (None, None) if records is None else (record, records)
         finally:
             self._busy = False
             if self._interrupting or self.late:
@@ -270,10 +267,7 @@ class TrackerCore:
     def take_back(self, record: Record) -> bool:
         """Do not accept the event of *record* after all; False if it is accepted, or being written just now."""
         assert self._recording is not None
-        if not self._recording.take_back(record):
-            return False
-        self._ledger.unreserve(len(record.line))
-        return True
+        return self._recording.take_back(record)
 
     @in_turn
     def record_late(self, record: Record, *, now: float) -> bool:
@@ -285,7 +279,6 @@ class TrackerCore:
         if not self._recording.take_back(record):
             return False
         record.trouble = record.trouble or TOO_LATE
-        self._ledger.unreserve(len(record.line))
         if self._options.on_full in (OnFull.DROP_NEWEST, OnFull.DROP_OLDEST):
             reason, message = LossReason.BACKLOG_FULL, record.trouble
             self._losses.lose_at_once(record.stream, record.line, reason, message, now=now, receipt=record.receipt)
@@ -594,6 +587,9 @@ class TrackerCore:
         for record in recording.written():
             if record.state is not _ACCEPTED:
                 when = enter(record)
+                if record.flushes and not closed:
+                    self._schedule.make_due(record.lane)
+                    when = -inf
                 if when != inf or admission.woken:
                     sooner |= self._sooner(when)
         if recording.entered() and not closed:
@@ -620,10 +616,10 @@ class TrackerCore:
                 # It was accepted, so better in memory alone than lost.  Its number counts, or marks would lie.
                 address = self._admission.lane_of(record).address
                 self._keeper.give_numbers({address: self._keeper.last_number(address) + 1})
+                self._ledger.reserve(len(record.line))
                 self._admission.enter(record)
                 self._unrecorded = True
                 continue
-            self._ledger.unreserve(len(record.line))
             if record.waits and (closed or self._options.on_full is OnFull.RAISE):
                 continue
             reason = LossReason.STOPPED if closed else LossReason.BACKLOG_FULL

@@ -54,9 +54,10 @@ class Admitting(Admission):
         return self.accept(stream, line, key, now)
 
     def record(self, line: bytes, stream: str = "s", key: AuthKey | None = None, **more: Any) -> Record:
-        """Admit an event, which has room."""
+        """Admit an event, which has room, and keep that."""
         record = self.admit(stream, line, key, 0.0, waits=True, **more)
         assert record is not None
+        self.ledger.reserve(len(line))
         return record
 
     def lane(self, stream: str = "s") -> Lane:

@@ -12,6 +12,7 @@ from atom_sansio import AuthKey, DeadLetter, KeptBatch, Level, Loss, LossReason,
 from atom_sansio import _keeper as keeper_module
 from atom_sansio._keeper import Keeper
 from atom_sansio._lane import Batch, Lane, split
+from atom_sansio._ledger import Ledger
 from atom_sansio._recording import Record, Recording
 from atom_sansio._records import encode_record, record_head
 
@@ -534,13 +535,17 @@ def test_giving_up(keeper: Keeper, lane: Lane) -> None:
 # -- records ----------------------------------------------------------------------------------------------
 
 
+def ledger() -> Ledger:
+    return Ledger(max_bytes=1 << 30, max_events=None)
+
+
 def record(lane: Lane, line: bytes = b"1\n", *, waits: bool = False) -> Record:
     return Record("clicks", line, None, 0.0, lane, waits=waits)
 
 
 def test_records_are_given_out_together(keeper: Keeper, lane: Lane) -> None:
     """All that there are are written at once, and others when these are."""
-    recording = Recording(keeper)
+    recording = Recording(keeper, ledger())
     assert (recording.idle, recording.last, recording.deadline()) == (True, None, None)
     first, second, third = (record(lane, b"%d\n" % n) for n in range(3))
     recording.add(first, "")
@@ -567,11 +572,14 @@ def test_records_are_given_out_together(keeper: Keeper, lane: Lane) -> None:
 
 def test_refused_records(keeper: Keeper, lane: Lane) -> None:
     """They keep their order and their numbers, and whoever comes within the pause is told at once why."""
-    recording = Recording(keeper)
+    recording = Recording(keeper, ledger())
     for n in range(2):
         recording.add(record(lane, b"%d\n" % n), "")
     records = recording.take(0.0, lambda each: each.lane)
+    recording.add(behind := record(lane, b"9\n", waits=True), "")
     refused = recording.refused("full", 5.0)
+    assert behind.trouble == "full"
+    assert recording.take_back(behind)
     assert [(each.line, each.trouble, each.state) for each in refused] == [
         (b"0\n", "full", RecordState.QUEUED),
         (b"1\n", "full", RecordState.QUEUED),
@@ -591,7 +599,7 @@ def test_refused_records(keeper: Keeper, lane: Lane) -> None:
 
 def test_the_last_record_that_nobody_waits_for(keeper: Keeper, lane: Lane) -> None:
     """Who wants all written that was tracked need not wait for those that see to theirs themselves."""
-    recording = Recording(keeper)
+    recording = Recording(keeper, ledger())
     awaited, unheard = record(lane, waits=True), record(lane)
     recording.add(awaited, "")
     assert recording.last is None
@@ -604,7 +612,7 @@ def test_the_last_record_that_nobody_waits_for(keeper: Keeper, lane: Lane) -> No
 
 def test_a_record_that_comes_while_the_last_is_looked_for(keeper: Keeper, lane: Lane) -> None:
     """A signal handler that tracks meanwhile does no harm, and its record counts."""
-    recording = Recording(keeper)
+    recording = Recording(keeper, ledger())
     unheard = record(lane)
 
     class Interrupted(Record):
@@ -622,18 +630,9 @@ def test_a_record_that_comes_while_the_last_is_looked_for(keeper: Keeper, lane: 
     assert recording.last is unheard
 
 
-def test_taken_back_again(keeper: Keeper, lane: Lane) -> None:
-    """What a signal handler has cut short, just after the record was out of the queue, is done by doing it again."""
-    recording = Recording(keeper)
-    recording.add(it := record(lane), "")
-    recording._queue.clear()
-    assert recording.take_back(it)
-    assert it.state is RecordState.REFUSED
-
-
 def test_records_put_off(keeper: Keeper, lane: Lane) -> None:
     """What nobody came to write comes again as it was; what is written is not, though nobody has said so to the end."""
-    recording = Recording(keeper)
+    recording = Recording(keeper, ledger())
     assert recording.put_off()
     recording.add(it := record(lane), "")
     records = recording.take(0.0, lambda each: each.lane)
@@ -653,7 +652,7 @@ def test_records_put_off(keeper: Keeper, lane: Lane) -> None:
 
 def test_numbers_of_records(keeper: Keeper, lane: Lane) -> None:
     """They go on, by stream, where those of the last writing ended, whether a record was alone or not."""
-    recording = Recording(keeper)
+    recording = Recording(keeper, ledger())
     other = Lane("views", None)
     head, other_head = record_head(lane.address), record_head(other.address)
     expected = [
@@ -677,7 +676,7 @@ def test_numbers_of_records(keeper: Keeper, lane: Lane) -> None:
 
 def test_a_full_generation(keeper: Keeper, lane: Lane, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is written with the record that fills a generation ends it."""
-    recording = Recording(keeper)
+    recording = Recording(keeper, ledger())
     size = len(encode_record(1, record_head(lane.address), b"1\n"))
     monkeypatch.setattr(keeper_module, "GENERATION_SIZE", 2 * size)
     ends = []
@@ -698,7 +697,7 @@ def test_an_end_that_is_interrupted(keeper: Keeper, lane: Lane, *, later: bool) 
             recording._queue.popleft()
             raise KeyboardInterrupt
 
-    recording = Recording(keeper)
+    recording = Recording(keeper, ledger())
     recording.add(record(lane), "")
     recording.take(0.0, lambda each: each.lane)
     if later:
@@ -715,7 +714,7 @@ def test_an_end_that_is_interrupted(keeper: Keeper, lane: Lane, *, later: bool) 
 
 def test_taking_back(keeper: Keeper, lane: Lane) -> None:
     """What is given to be written stays, though a handler raised before it said so; what is accepted is so for good."""
-    recording = Recording(keeper)
+    recording = Recording(keeper, ledger())
     given, waiting = record(lane), record(lane)
     recording.add(given, "")
     recording.take(0.0, lambda each: each.lane)
@@ -732,7 +731,7 @@ def test_taking_back(keeper: Keeper, lane: Lane) -> None:
 
 def test_many_records(keeper: Keeper, lane: Lane) -> None:
     """No more than about a mebibyte is written at once."""
-    recording = Recording(keeper)
+    recording = Recording(keeper, ledger())
     for _ in range(30):
         recording.add(record(lane, b'"%s"\n' % (b"x" * 100_000)), "")
     sizes = []
@@ -760,7 +759,7 @@ def test_a_record(lane: Lane) -> None:
 
 def test_no_records(keeper: Keeper, lane: Lane) -> None:
     """It is idle when nothing waits and nothing is being written; records are written one after another."""
-    recording = Recording(keeper)
+    recording = Recording(keeper, ledger())
     recording.add(record(lane), "")
     recording.add(record(lane, b"2\n"), "")
     assert not recording.idle
@@ -777,7 +776,7 @@ def test_no_records(keeper: Keeper, lane: Lane) -> None:
 @pytest.mark.parametrize(("size", "count"), [(1024 * 1024 - 1, 2), (1024 * 1024, 1)])
 def test_a_full_writing(keeper: Keeper, lane: Lane, size: int, count: int) -> None:
     """The record with which it comes to a mebibyte is its last."""
-    recording = Recording(keeper)
+    recording = Recording(keeper, ledger())
     around = len(encode_record(1, record_head(lane.address), b""))
     recording.add(record(lane, b"x" * (size - around - 1) + b"\n"), "")
     recording.add(record(lane), "")
@@ -788,7 +787,7 @@ def test_a_full_writing(keeper: Keeper, lane: Lane, size: int, count: int) -> No
 
 def test_alone(keeper: Keeper, lane: Lane) -> None:
     """A record is written ahead of none that waits, nor while others are written, nor in a pause."""
-    recording = Recording(keeper)
+    recording = Recording(keeper, ledger())
     waiting, late = record(lane), record(lane)
     recording.add(waiting, "")
     assert recording.take_alone(late) is None
@@ -804,7 +803,7 @@ def test_alone(keeper: Keeper, lane: Lane) -> None:
 
 def test_the_disk_is_well_again(keeper: Keeper, lane: Lane) -> None:
     """With the first that are written after a failure no event counts as refused, and there is no pause."""
-    recording = Recording(keeper)
+    recording = Recording(keeper, ledger())
     assert len(recording.unheard) == 0
     recording.add(record(lane, b"x" * 1024 * 1024 + b"\n"), "")
     recording.take(0.0, lambda each: each.lane)

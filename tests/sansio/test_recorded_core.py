@@ -124,6 +124,67 @@ def test_a_handler_that_raises() -> None:
         assert (left, damaged, marks) == ([], [], {len(events)})
 
 
+@pytest.mark.parametrize("quickly", [False, True])
+def test_room_for_a_call_that_is_left(quickly: bool) -> None:
+    """Wherever a signal handler raises in taking an event in, room is kept for what is in the queue, and nothing else.
+
+    So it is in taking one back.
+    """
+    n = 0
+    raised = True
+    while raised:
+        n += 1
+        core = make(Level.PROCESS)
+        if quickly:
+            core.admit("a", b"1\n", now=0.0)
+            assert core.next_records(now=0.0) is not None
+            core.records_written(now=0.0)
+        count = 0
+
+        def profile(frame: FrameType, event: str, arg: object) -> None:
+            nonlocal count
+            if event in ("call", "c_return") and "atom_sansio" in frame.f_code.co_filename:
+                count += 1
+                if count == n:  # noqa: B023
+                    raise KeyboardInterrupt
+
+        sys.setprofile(profile)
+        try:
+            if quickly:
+                core.admit_quickly("a", b"2\n", now=0.0)
+            else:
+                record = core.admit("a", b"2\n", now=0.0)
+                assert record is not None
+                assert core.take_back(record)
+            raised = False
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.setprofile(None)
+        assert core._recording is not None
+        queue, ledger = core._recording._queue, core._ledger
+        assert (ledger.reserved_events, ledger.reserved_bytes) == (len(queue), 2 * len(queue))
+    assert n > 10
+
+
+def test_flushed_before_it_is_written() -> None:
+    """An event that a flush follows is sent as soon as its record is written, though that takes more than one try."""
+    core = make(Level.PROCESS)
+    core.admit("a", b"1\n", now=0.0, waits=False)
+    assert core.next_records(now=0.0) is not None
+    flush = core.flush(now=0.0)
+    core.records_refused("full", now=0.0)
+    assert core.next_records(now=1.0) is not None
+    assert core.records_written(now=1.0)
+    assert core.next_deadline() == -inf
+    core.next_command(now=1.0)
+    core.next_backlog_command(now=1.0)
+    core.backlog_updated()
+    [sent] = sends(core)
+    core.response_received(sent.batch_id, Reply(status=200, headers=(), body=b""), now=1.0, unit=0.5)
+    assert flush.done
+
+
 def test_written_but_not_entered() -> None:
     """Where records_written() was left by an exception, putting the records off accepts them instead."""
     core = holding()
