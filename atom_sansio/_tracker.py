@@ -582,14 +582,11 @@ class TrackerCore:
         recording, admission = self._recording, self._admission
         assert recording is not None
         closed = self._state is _CLOSED
-        enter = self._leave_written if closed else admission.enter
+        enter = self._leave_written if closed else self._enter
         sooner = closed  # who waits for the end of it all may end
         for record in recording.written():
             if record.state is not _ACCEPTED:
                 when = enter(record)
-                if record.flushes and not closed:
-                    self._schedule.make_due(record.lane)
-                    when = -inf
                 if when != inf or admission.woken:
                     sooner |= self._sooner(when)
         if recording.entered() and not closed:
@@ -600,6 +597,13 @@ class TrackerCore:
         if self._new_keys:
             self._set_new_keys()
         return sooner or recording.last is not None  # which somebody has to write
+
+    def _enter(self, record: Record) -> float:
+        when = self._admission.enter(record)
+        if not record.flushes:
+            return when
+        self._schedule.make_due(record.lane)  # they were asked for while it was not in a lane yet
+        return -inf
 
     @in_turn
     def records_refused(self, trouble: str, *, now: float) -> None:
@@ -617,7 +621,7 @@ class TrackerCore:
                 address = self._admission.lane_of(record).address
                 self._keeper.give_numbers({address: self._keeper.last_number(address) + 1})
                 self._ledger.reserve(len(record.line))
-                self._admission.enter(record)
+                self._enter(record)
                 self._unrecorded = True
                 continue
             if record.waits and (closed or self._options.on_full is OnFull.RAISE):

@@ -185,6 +185,16 @@ def test_flushed_before_it_is_written() -> None:
     assert flush.done
 
 
+def test_flushed_and_in_memory_alone() -> None:
+    """What the disk has refused, and nobody can be told of, is sent for a flush all the same."""
+    core = make(Level.PROCESS, on_full="raise")
+    core.admit("a", b"1\n", now=0.0, waits=False)
+    assert core.next_records(now=0.0) is not None
+    core.flush(now=0.0)
+    core.records_refused("full", now=0.0)
+    assert core.next_deadline() == -inf
+
+
 def test_written_but_not_entered() -> None:
     """Where records_written() was left by an exception, putting the records off accepts them instead."""
     core = holding()
