@@ -146,6 +146,7 @@ class Keeper:
         """*batch* is replaced by *halves*: neither is dropped nor the other put alone."""
         batch.settled = True
         for half in halves:
+            half.spilled = True
             self.put(lane, half)
             self._queue[-1].joined = half is not halves[-1]
         self._queue[-1].drop = batch.batch_id  # what is not there is dropped without harm

@@ -162,6 +162,18 @@ def test_split(keeper: Keeper, lane: Lane, monkeypatch: pytest.MonkeyPatch) -> N
     assert ids(update(keeper)) == ["b.1", "b.2"]
 
 
+def test_halves_that_memory_is_too_small_for(lane: Lane) -> None:
+    """They are on the disk alone once they are kept, until their turn comes: they may be of many lanes."""
+    keeper = Keeper(Level.PROCESS, window=3)
+    (batch,) = kept(keeper, lane, "a")
+    halves = split(batch)
+    keeper.split(lane, batch, halves)
+    update(keeper)
+    keeper.updated(8)
+    assert [half.lines for half in halves] == [None, None]
+    assert keeper.away == batch.size
+
+
 def test_dropped_with_its_halves(keeper: Keeper, lane: Lane, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was split goes in the update that keeps its halves, whatever else is to be put, and again if that failed."""
     monkeypatch.setattr(keeper_module, "_CHUNK", 1)

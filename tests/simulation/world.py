@@ -171,7 +171,9 @@ class World:
         self.starts = {
             stream: f'{{"table":{json.dumps(stream, ensure_ascii=False)},'.encode() for stream in self.plan.streams
         }
-        self.oracle = Oracle(self._options(), self.shapes, names=self.names, memory=self.plan.memory)
+        # What a disk takes nothing of stays in memory, if the collector has the tracker split it.
+        memory = self.plan.memory if not any("disk" in name for name in self.plan.events) else 1 << 60
+        self.oracle = Oracle(self._options(), self.shapes, names=self.names, memory=memory)
         self.disk: Disk | None = None
         self.keeping: Keeping | None = None
         level = self.plan.level
