@@ -130,7 +130,9 @@ class Keeping:
                 if record.trouble:
                     deadline = until if may_wait else -math.inf
                 else:
-                    deadline = until_idle if self._core.writes_records else math.inf
+                    # Past that, where nothing is being written it is just about to be; but others may go first.
+                    behind = self._core.writes_records or self._loop.now() < until_idle
+                    deadline = until_idle if behind else self._loop.now() + WELL
                 if self._loop.now() >= deadline and self._take_back(record, late=True):
                     continue
                 # What is being written is not to be called off.

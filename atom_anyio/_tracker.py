@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import os
 import random
+import sys
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Literal, overload
 
 import anyio
 import anyio.to_thread
@@ -18,7 +19,6 @@ from atom_sansio import (
     AuthKey,
     BacklogFull,
     Command,
-    ConnectionFailed,
     Flush,
     FlushResult,
     Intake,
@@ -33,6 +33,7 @@ from atom_sansio import (
     TrackerCore,
     encode_event,
 )
+from atom_sansio._answer import answer, failure
 from atom_sansio._logged import BacklogSays
 from atom_sansio._shown import shown
 from atom_sansio._state import TrackerState
@@ -56,6 +57,9 @@ if TYPE_CHECKING:
 
 REPORT_TIME = 0.25
 """Seconds of a ``stop`` at most that are kept for telling ``on_loss`` what could not be sent."""
+
+_INTERRUPTIONS = 10
+"""How often what must be done at the end is begun again, should it be cancelled or Ctrl-C come once more."""
 
 CLOSE_TIME = 1.0
 """Seconds that a transport has to close, whatever time is left."""
@@ -82,14 +86,20 @@ class Tracker(Intake[Receipt]):
         # Re-entrant, since track_nowait() may run in a signal handler or a finaliser that interrupts it.
         self._lock = threading.RLock()
         self._core: TrackerCore | None = None
+        self._entering = False
         self._keeping: Keeping | None = None
         self._lanes, self._late = {}, deque()
 
     async def __aenter__(self) -> Self:
-        if self._core is not None:
+        if self._core is not None or self._entering:
             raise LocalError("a tracker is entered once")
-        self._loop = Loop.running()
-        backlog, core = await self._open()
+        self._entering = True
+        try:
+            self._loop = Loop.running()
+            backlog, core = await self._open()
+        except BaseException:
+            self._entering = False
+            raise
         self._idle: deque[anyio.Event] = deque()  # one for each sender that waits for work
         self._room = anyio.Event()  # a blocked track waits for it
         self._done = anyio.Event()  # flush and stop wait for it
@@ -123,8 +133,9 @@ class Tracker(Intake[Receipt]):
                     await self.stop()
             except BaseException:  # asyncio's own cancel(), a second Ctrl-C
                 self._abandon()
-                while not await self._clean_up():
-                    pass
+                for _ in range(_INTERRUPTIONS):
+                    if await self._clean_up():
+                        break
                 self._group.cancel_scope.shield = True
                 await self._group.__aexit__(None, None, None)
                 raise
@@ -160,10 +171,16 @@ class Tracker(Intake[Receipt]):
 
     async def _close_transport(self, until: float) -> None:
         """Close it, by *until* or in little time.  What it raises changes nothing for the events, and is logged."""
-        with anyio.CancelScope(deadline=max(until, self._loop.now() + CLOSE_TIME)):
+        with anyio.CancelScope(deadline=max(until, self._loop.now() + CLOSE_TIME)) as scope:
             try:
                 await self._transport.aclose()
-            except Exception as error:
+            except (Exception, anyio.get_cancelled_exc_class()) as error:
+                # A transport may let through what it has cancelled a task of its own with.
+                asked_for = (
+                    scope.cancel_called or self._loop.cancelled() or anyio.current_effective_deadline() == -math.inf
+                )
+                if not isinstance(error, Exception) and (asked_for or sys.version_info < (3, 11)):
+                    raise
                 self._reporter.log(f"the transport raised {type(error).__name__} when it was closed", error)
 
     def _report(self) -> None:
@@ -433,13 +450,11 @@ class Tracker(Intake[Receipt]):
         if not isinstance(command, SendRequest):
             self._reporter.put(command)
             return
-        outcome: object
         interrupt: BaseException | None = None
         try:
-            given: Any = await self._transport.send(command.request, timeout=command.timeout)
-            outcome = given
+            outcome = answer(await self._transport.send(command.request, timeout=command.timeout))
         except RemoteError as error:
-            outcome = error
+            outcome = failure(error)
         # A transport of the user's may raise anything; what cancels a task, too.
         except BaseException as error:
             if interrupts(error, task):
@@ -448,9 +463,7 @@ class Tracker(Intake[Receipt]):
                 interrupt = error  # stop() sends the batch again
             elif scope.cancel_called:  # it is cut off, whatever it makes of that
                 return
-            outcome = ConnectionFailed(f"the transport raised {type(error).__name__}: {error}")
-        if not isinstance(outcome, (Reply, RemoteError)):
-            outcome = ConnectionFailed(f"the transport gave a {type(outcome).__name__} for a Reply")
+            outcome = failure(error)
         now, unit = self._loop.now(), random.random()  # noqa: S311 - spreads retries, keeps no secret
         with self._lock:
             if isinstance(outcome, Reply):
@@ -515,7 +528,7 @@ class Tracker(Intake[Receipt]):
             # Another takes over, unless this was the end.
             if self._idle:
                 self._wake()
-            elif not self._senders and self._entered.state is not TrackerState.CLOSED:
+            elif self._senders < self._options.max_in_flight and self._entered.state is not TrackerState.CLOSED:
                 self._start_sender()
 
 

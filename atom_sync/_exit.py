@@ -50,7 +50,9 @@ def _stop_all() -> None:
     another.  A transport's ``close()`` may raise or block, so all are heard before the first is called.
     """
     # A forked child may not have needed it.
-    trackers = [tracker for tracker in live if hasattr(tracker, "_core") or tracker._aside]
+    # Copied in one step: other threads may go on, and make or stop one.
+    found = [reference() for reference in list(live.data)]  # type: ignore[attr-defined]  # there since Python 2.7
+    trackers = [tracker for tracker in found if tracker is not None and (hasattr(tracker, "_core") or tracker._aside)]
     until = time.monotonic() + TIMEOUT
     cuts = {tracker: until - tracker._time_after_sending() for tracker in trackers}
     trackers.sort(key=cuts.__getitem__)
@@ -79,7 +81,10 @@ def _stop_all() -> None:
 def begin_all_in_child() -> None:
     """Let each tracker begin anew, in a child that was just forked."""
     for tracker in list(live):
-        tracker._begin_in_child()
+        try:
+            tracker._begin_in_child()
+        except Exception as error:  # a transport's own, say, which is no reason for the others to go on as the parent's
+            log(f"a tracker in a forked child raised {type(error).__name__}", error)
 
 
 if hasattr(os, "register_at_fork"):

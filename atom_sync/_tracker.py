@@ -8,14 +8,13 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 from math import inf
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from atom_sansio import (
     AuthKey,
     BacklogCommand,
     BacklogFull,
     Command,
-    ConnectionFailed,
     Flush,
     FlushResult,
     Intake,
@@ -24,7 +23,6 @@ from atom_sansio import (
     OnFull,
     Options,
     RecordState,
-    RemoteError,
     Reply,
     ReportLoss,
     ReportParked,
@@ -33,6 +31,7 @@ from atom_sansio import (
     TrackerCore,
     TrackerState,
 )
+from atom_sansio._answer import answer, failure
 from atom_sansio._logged import BacklogSays
 from atom_sansio._request import check_stream
 from atom_sansio._shown import shown
@@ -141,21 +140,29 @@ class Tracker(Intake[Receipt]):
         else:
             if not self._aside:
                 return core
-        with self._lock:
-            if self._opening:
-                raise LocalError(_OPENING)
-            self._opening = True
-            try:
-                if not hasattr(self, "_core"):
-                    self._open(kept=kept)
-                some = self._keeping is not None or bool(self._aside)
-                self._core.take_up(self._aside)
-                self._aside_bytes = 0
-            finally:
-                self._opening = False
-            if some:
-                self._work_came()
-            return self._core
+        said: list[tuple[int, str]] = []
+        try:
+            with self._lock:
+                if self._opening:
+                    raise LocalError(_OPENING)
+                self._opening = True
+                try:
+                    if not hasattr(self, "_core"):
+                        self._open(kept=kept, log=lambda level, words: said.append((level, words)))
+                    some = self._keeping is not None or bool(self._aside)
+                    self._core.take_up(self._aside)
+                    self._aside_bytes = 0
+                finally:
+                    self._opening = False
+                if some:
+                    self._work_came()
+                return self._core
+        finally:
+            if said:  # not under the lock, which who has a logging handler's may wait for
+                from .backlog import log_at_once
+
+                for level, words in said:
+                    log_at_once(level, words)
 
     def _set_aside(self, stream: str, line: bytes, key: AuthKey | None, receipt: Receipt | None) -> bool:
         """Whether this call has interrupted one that makes the core, which takes the event up then."""
@@ -172,12 +179,12 @@ class Tracker(Intake[Receipt]):
                 _exit.stop_at_exit()
             return True
 
-    def _open(self, *, kept: bool) -> None:
+    def _open(self, *, kept: bool, log: Callable[[int, str], object]) -> None:
         backlog = None
         if kept and self._options.backlog is not None:
             from .backlog import open_backlog  # see _load_backlog()
 
-            backlog = open_backlog(self._options.backlog)
+            backlog = open_backlog(self._options.backlog, log)
         keeping = None
         try:
             core = self._new_core(None if backlog is None else backlog.level)
@@ -233,6 +240,9 @@ class Tracker(Intake[Receipt]):
                 record = keeping.put(stream, line, key, given, partial(self._take_in, stream))
             if record is not None and record.state is _REFUSED and keeping is self._keeping:
                 raise BacklogFull(record.trouble)  # or a handler forked in it: then the event is the parent's
+            if not self._senders:
+                with self._lock:
+                    self._wake()
             return given
         with self._lock:
             try:
@@ -246,6 +256,8 @@ class Tracker(Intake[Receipt]):
                     self._look_again()
                 elif not self._senders:  # the last attempt to start one failed
                     self._wake()
+                if not self._senders and (lane := self._lanes.get(stream)) is not None:
+                    lane.inlet.max_size = min(lane.inlet.max_size, 0)  # the next event comes here, too
             except (LocalError, TypeError, ValueError):
                 raise
             except BaseException:  # a signal handler's: the event may be in, and nobody know that it is to be sent
@@ -469,19 +481,13 @@ class Tracker(Intake[Receipt]):
                 self._keeping.perform(command)
             return
         timeout = command.timeout if until is None else min(command.timeout, until - self._clock.now())
-        outcome: object
         interrupt: BaseException | None = None
         try:
-            given: Any = self._transport.send(command.request, timeout=timeout)
-            outcome = given
-        except RemoteError as error:
-            outcome = error
+            outcome = answer(self._transport.send(command.request, timeout=timeout))
         except BaseException as error:  # a transport of the user's may raise anything
-            outcome = ConnectionFailed(f"the transport raised {type(error).__name__}: {error}")
+            outcome = failure(error)
             if until is not None and not isinstance(error, Exception):
                 interrupt = error  # Ctrl-C, say, of who called stop(), in whose thread this is
-        if not isinstance(outcome, (Reply, RemoteError)):
-            outcome = ConnectionFailed(f"the transport gave a {type(outcome).__name__} for a Reply")
         unit = self._clock.unit()
         with self._lock:
             now = self._clock.now()
@@ -521,7 +527,8 @@ class Tracker(Intake[Receipt]):
             self._clock.notify(self._work)
         elif self._senders < self._options.max_in_flight:
             _exit.stop_at_exit()
-            with contextlib.suppress(RuntimeError):  # the interpreter shuts down; stop() knows
+            # The interpreter shuts down, and stop() knows; or there are too many, and the next event tries again.
+            with contextlib.suppress(RuntimeError, MemoryError):
                 self._clock.start(self._sender, "atom-sender")
                 self._senders += 1
 
@@ -567,7 +574,10 @@ class Tracker(Intake[Receipt]):
         """Whether a signal handler that asks this has interrupted a call of its own thread."""
         # Anywhere under the lock: between finding no room and waiting for some a stop() would go unheard.
         owned: bool = self._lock._is_owned()  # type: ignore[attr-defined]  # as threading.Condition asks
-        return owned if self._keeping is None else self._keeping.interrupted()
+        if owned or self._keeping is None or self._keeping.interrupted():
+            return owned or self._keeping is not None
+        with self._lock:
+            return self._keeping.serves()  # as one that waits for its record, which it may have to write itself
 
     def _begin_in_child(self) -> None:
         keeping = self._keeping

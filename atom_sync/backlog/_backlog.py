@@ -12,6 +12,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,10 +21,19 @@ from atom_sansio._records import read_records
 
 from . import _mending as mending
 from . import _tables as tables
-from ._files import Lock, Working, lock, lock_of, make_private, open_private, user
+from ._files import Lock, Working, itself, lock, lock_of, make_private, open_private, user
 from ._tails import Tails
 
 logger = logging.getLogger("atom")
+
+Log = Callable[[int, str], object]
+"""Takes the level of a message, as :mod:`logging` has them, and its words."""
+
+
+def log_at_once(level: int, words: str) -> None:
+    """Log it; not for who holds a lock: a handler of the user's may need that, or wait for who does."""
+    logger.log(level, "%s", words)
+
 
 MAX_SEGMENTS: Final = 256
 """Trackers that may have the same backlog at once."""
@@ -63,7 +73,7 @@ class Backlog:
         except ValueError:
             choices = ", ".join(choice.value for choice in Level)
             raise ValueError(f"level must be one of {choices}, not {level!r}") from None
-        self._path = Path(os.path.abspath(path))  # noqa: PTH100 - no symlink is resolved; the program may go elsewhere, and a child may be forked there
+        self._path = itself(path)
 
     @property
     def path(self) -> Path:
@@ -86,13 +96,14 @@ class Backlog:
     def _file(self, number: int) -> Path:
         return self._path if number == 1 else self._path.with_name(f"{self._path.name}.{number}")
 
-    def open(self, *, numbered: bool = True) -> OpenBacklog:
+    def open(self, *, numbered: bool = True, log: Log = log_at_once) -> OpenBacklog:
         """Open the first of its files that nobody has.
 
         One that cannot be opened, since it is another user's, say, is left for later, as long as there is another.
 
         Args:
             numbered: whether one with a number after its name will do as the one that is written to.
+            log: called with what the user is to be told, now and in :meth:`OpenBacklog.recover`.
 
         Raises:
             BacklogError: there is none that can be opened; the message says why.
@@ -108,7 +119,7 @@ class Backlog:
                     continue  # not the end: what was before another one may have been emptied and deleted
                 there = there or lock_of(path).exists()
                 try:
-                    segment = Segment.open(path, self._level)
+                    segment = Segment.open(path, self._level, log)
                 except (OSError, *tables.ERRORS) as error:
                     if number == 1 or not (own or there):  # where no new file can be made no other number will do
                         raise
@@ -127,8 +138,8 @@ class Backlog:
                     raise left[0][1]
                 raise BacklogError(f"the backlog {self._path} and all {MAX_SEGMENTS} others of that name are in use")
             for path, why in left:
-                logger.warning("%s is left for later: %s", path, why)
-            return OpenBacklog(own, others)
+                log(logging.WARNING, f"{path} is left for later: {why}")
+            return OpenBacklog(own, others, log)
         except BaseException as error:
             for segment in (own, *others):
                 if segment is not None:
@@ -138,9 +149,11 @@ class Backlog:
             raise
 
 
-def open_backlog(backlog: Backlog | str | os.PathLike[str]) -> OpenBacklog:
+def open_backlog(backlog: Backlog | str | os.PathLike[str], log: Log = log_at_once) -> OpenBacklog:
     """Open what the option ``backlog`` of a tracker was given."""
-    return (Backlog(backlog) if isinstance(backlog, (str, os.PathLike)) else backlog).open()
+    if isinstance(backlog, (str, os.PathLike)):
+        backlog = Backlog(backlog)
+    return backlog.open(log=log) if isinstance(backlog, Backlog) else backlog.open()
 
 
 class OpenBacklog:
@@ -149,11 +162,13 @@ class OpenBacklog:
     Args:
         own: what is written to.
         others: what trackers that are gone have left; these are only emptied.
+        log: called with what the user is to be told, until :meth:`recover` is over.
     """
 
-    def __init__(self, own: Segment, others: list[Segment]) -> None:
+    def __init__(self, own: Segment, others: list[Segment], log: Log) -> None:
         self._own = own
         self._others = others
+        self._log = log
         self._open = True
         self.append: Callable[[Records], None] = own.append
         """Write records, as the level says, and mark them as appended at the very end.  OSError: they are not written;
@@ -194,16 +209,16 @@ class OpenBacklog:
             try:
                 segment.hand_records_over(self._own)
             except (OSError, *tables.ERRORS) as error:
-                logger.warning("%s is left for later: %s", segment.path, error)
+                self._log(logging.WARNING, f"{segment.path} is left for later: {error}")
                 self._others.remove(segment)
                 segment.close()
-        found = self._own.recover()
+        found = self._own.recover(self._log)
         # What others have left is older than what was made of their records, so it comes first.  A place is free
         # for each in the table of this one, too, where it goes if it must be split.
         theirs: list[KeptBatch] = []
         damaged = found.damaged
         for segment in reversed(self._others):
-            left = segment.recover()
+            left = segment.recover(self._log)
             batches = left.batches
             damaged += left.damaged
             self._where.update((kept.batch_id, segment) for kept in batches)
@@ -299,7 +314,7 @@ class Segment:
         an event to be taken in, which may wait for this."""
 
     @classmethod
-    def open(cls, path: Path, level: Level) -> Segment | None:
+    def open(cls, path: Path, level: Level, log: Log) -> Segment | None:
         """The segment at *path*, which is made if it is not there; None if another has it, or it is no backlog.
 
         Raises:
@@ -308,7 +323,7 @@ class Segment:
         lock_path = lock_of(path)
         ours = lock_path.exists()
         if path.is_dir() or (path.exists() and not ours and not _may_be_one(path)):
-            logger.error("%s is no backlog; it is left as it is, and another file is used", path)
+            log(logging.ERROR, f"{path} is no backlog; it is left as it is, and another file is used")
             return None
         taken = lock(lock_path)
         if taken is None:
@@ -317,12 +332,12 @@ class Segment:
             mending.finish(path)
             os.close(open_private(path, os.O_RDWR))
             with Working():
-                connection, lost = _connect(path, level, logger.error)
+                connection, lost = _connect(path, level, partial(log, logging.ERROR))
             for suffix in ("", "-wal", "-shm"):  # now that it is known to be a backlog
                 make_private(path.with_name(path.name + suffix))
             return cls(path, taken, connection, level, lost)
         except tables.NoBacklog as error:
-            logger.error("%s cannot be used: %s; it is left as it is, and another file is used", path, error)
+            log(logging.ERROR, f"{path} cannot be used: {error}; it is left as it is, and another file is used")
             if not ours:
                 lock_path.unlink()
             taken.close()
@@ -331,7 +346,7 @@ class Segment:
             taken.close()
             raise
 
-    def recover(self) -> Recovered:
+    def recover(self, log: Log) -> Recovered:
         """What is in it.
 
         Raises:
@@ -342,16 +357,15 @@ class Segment:
                 batches = tuple(tables.list_batches(self._connection))
                 marks = tables.list_marks(self._connection)
             for reason in self._tails.set_unreadable_aside():
-                logger.error("records cannot be read and are set aside: %s", reason)
+                log(logging.ERROR, f"records cannot be read and are set aside: {reason}")
                 self._lost += 1
             files = self._tails.read()
             records, damaged = read_records(files, marks)
             self._damaged = [(f"{self.path.name}-tail", piece.reason, piece.data) for piece in damaged]
             if damaged:
-                logger.error(
-                    "damaged records of %s are set aside (pieces: %d): %s",
-                    self.path, len(damaged), ", ".join(sorted({piece.reason for piece in damaged})),
-                )  # fmt: skip
+                reasons = ", ".join(sorted({piece.reason for piece in damaged}))
+                pieces = len(damaged)
+                log(logging.ERROR, f"damaged records of {self.path} are set aside (pieces: {pieces}): {reasons}")
             lost, self._lost = self._lost, 0
             return Recovered(
                 batches=batches,

@@ -7,7 +7,6 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
 from atom_sansio import JSON, BacklogError, BatchUnreadable, LossReason
@@ -15,7 +14,7 @@ from atom_sansio._records import read_records
 
 from . import _tables as tables
 from ._backlog import OpenBacklog
-from ._files import lock, lock_of, user
+from ._files import itself, lock, lock_of, user
 from ._tails import Tails
 
 _TRIES: Final = 100
@@ -78,7 +77,7 @@ class DeadLetters:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._path = Path(path)
+        self._path = itself(path)
         if not self._path.is_file():
             raise BacklogError(f"{self._path} is not there")
         if not self._path.stat().st_size and not self._path.with_name(f"{self._path.name}-lock").exists():

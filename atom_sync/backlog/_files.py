@@ -15,6 +15,16 @@ if sys.platform != "win32":
     import fcntl
 
 
+def itself(path: str | os.PathLike[str]) -> Path:
+    """The absolute *path*; of a symbolic link to a file, that file's.
+
+    Beside it are the files that go with it, whatever it is called, and one lock for all its names.  Links to
+    directories are followed when it is opened.
+    """
+    absolute = os.path.abspath(path)  # noqa: PTH100 - the program may go elsewhere, and a child may be forked there
+    return Path(os.path.realpath(absolute) if os.path.islink(absolute) else absolute)  # noqa: PTH114
+
+
 def open_private(path: Path, flags: int) -> int:
     """Open *path*, which is made readable by its owner alone if it is not there."""
     return os.open(path, flags | os.O_CREAT, 0o600)

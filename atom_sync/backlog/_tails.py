@@ -25,6 +25,7 @@ class Tails:
         self._generation = 0
         self._number = 0
         self._fd: int | None = None
+        self._file: Path  # which that is
         self._size = 0
         self._doubtful = False  # whether there may be more in the file than that
         self._distrusted = False  # whether no sync of the file says anything any more
@@ -119,7 +120,7 @@ class Tails:
             with contextlib.suppress(OSError):  # or there would be one more with each try
                 file.unlink()
             raise
-        self._fd, self._generation, self._size, self._distrusted = fd, generation, 0, False
+        self._fd, self._file, self._generation, self._size, self._distrusted = fd, file, generation, 0, False
 
     def _cut_off(self) -> None:
         """Take off what was refused.  Until that is done nothing else is written, or it would count after all.
@@ -132,6 +133,8 @@ class Tails:
             if self._distrusted:
                 # Whatever a later sync of this file says, it does not speak of what failed; so another one is begun.
                 self.close()
+                if not self._size:  # or there would be one more with each try
+                    self._file.unlink(missing_ok=True)
         self._doubtful = False
 
     def _files(self) -> list[tuple[tuple[int, int], Path]]:

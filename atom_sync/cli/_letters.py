@@ -15,6 +15,8 @@ import click
 
 from atom_sansio import BacklogError, LossReason
 from atom_sync.backlog import Backlog, DeadLetters, Letter
+from atom_sync.backlog._files import lock_of
+from atom_sync.backlog._mending import is_damage
 
 from ._finite import finite
 from ._shown import printable
@@ -25,6 +27,10 @@ DAY: Final = 24 * 60 * 60.0
 _REASONS: Final = (LossReason.REJECTED, LossReason.REDIRECTED, LossReason.TOO_LARGE, LossReason.EXPIRED)
 
 T = TypeVar("T")
+
+
+class DamagedFile(click.ClickException):
+    """A backlog is damaged; to open it as a tracker does sets it aside and saves what can be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +101,13 @@ class Filter:
         )
 
 
+def _not_empty(context: click.Context, option: click.Parameter, texts: tuple[str, ...]) -> tuple[str, ...]:
+    """Every event has the empty text, which a variable that is not set may be: not what is to be erased."""
+    if "" in texts:
+        raise click.BadParameter("the text must not be empty", context, option)
+    return texts
+
+
 _OPTIONS: Final = (
     click.option("--stream", "streams", multiple=True, help="Only this stream.  May be repeated, as the next four."),
     click.option(
@@ -110,6 +123,7 @@ _OPTIONS: Final = (
         "texts",
         multiple=True,
         metavar="TEXT",
+        callback=_not_empty,
         help="Only letters with an event in whose JSON, without spaces between values, TEXT stands.",
     ),
     click.option("--letter", "labels", multiple=True, metavar="N", help="Only this letter, by its number or id."),
@@ -158,6 +172,7 @@ def open_boxes(file: Path) -> Iterator[list[Box]]:
     """The dead letters of the backlog *file* and of its numbered files.
 
     Raises:
+        DamagedFile: it is damaged, and can be mended.
         ClickException: it is no backlog, or cannot be read.
     """
     with contextlib.ExitStack() as stack:
@@ -174,4 +189,7 @@ def open_boxes(file: Path) -> Iterator[list[Box]]:
                 boxes.append(Box(path, prefix, letters))
             yield boxes
         except BacklogError as error:
+            ours = lock_of(Backlog(file).path).exists()
+            if ours and error.__cause__ is not None and is_damage(error.__cause__):
+                raise DamagedFile(f"{error}; the next tracker that has it mends it, or atom-events replay") from error
             raise click.ClickException(str(error)) from error

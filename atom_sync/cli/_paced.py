@@ -7,12 +7,12 @@ import time
 
 import orjson
 
-from atom_sansio import ConnectionFailed, Reply, Request, element_texts
+from atom_sansio import ConnectionFailed, RemoteError, Reply, Request, element_texts
 from atom_sync import Transport
 
 
 class Paced:
-    """Sends by *transport*, whole batches, with pauses between them.
+    """Sends by *transport*, whole batches, with pauses between them, and knows what came of the last one.
 
     Args:
         rate: events a second at most, on average; None for no limit.
@@ -25,6 +25,8 @@ class Paced:
         self._free_at = 0.0
         self._hurried = threading.Event()
         self._pausing = 0
+        self.trouble = ""
+        """What came of the last attempt, if it was no delivery."""
 
     @property
     def pausing(self) -> bool:
@@ -35,7 +37,13 @@ class Paced:
         """The reply, after a pause that does not count as part of *timeout*."""
         if self._rate is not None:
             self._pause(_events(request), self._rate)
-        return self._transport.send(request, timeout=timeout)
+        try:
+            reply = self._transport.send(request, timeout=timeout)
+        except RemoteError as error:
+            self.trouble = str(error)
+            raise
+        self.trouble = "" if 200 <= reply.status < 300 else f"status {reply.status}"
+        return reply
 
     def close(self) -> None:
         """Close the transport."""

@@ -17,7 +17,7 @@ from atom_sync._transport import open_transport
 from atom_sync.backlog import Backlog, Letter, Level, OpenBacklog
 
 from ._finite import finite
-from ._letters import Box, Filter, filter_options, open_boxes
+from ._letters import Box, DamagedFile, Filter, filter_options, open_boxes
 from ._paced import Paced
 from ._sendoff import KEY_OPTIONS, Losses, SendOff, advising, read_key
 from ._shown import counted, printable, say, say_table
@@ -79,11 +79,15 @@ def replay(
     except (TypeError, ValueError) as error:
         raise click.ClickException(str(error)) from None
     keys = _Keys(options, sign_again)
-    with open_boxes(file) as boxes:
-        chosen.check_labels(boxes)
+    try:
+        with open_boxes(file) as boxes:
+            chosen.check_labels(boxes)
+            if dry_run:
+                _show(boxes, chosen, keys)
+                return
+    except DamagedFile:
         if dry_run:
-            _show(boxes, chosen, keys)
-            return
+            raise
     try:
         opened = Backlog(file, level=Level.DISK).open(numbered=False)
     except BacklogError as error:
@@ -145,6 +149,7 @@ def _revive(opened: OpenBacklog, chosen: Filter, keys: _Keys) -> Counter[tuple[s
     """Make batches of the letters that are chosen; return how many events have no key, by what key they lack."""
     skipped: Counter[tuple[str, str | None]] = Counter()
     with open_boxes(opened.path) as boxes:
+        chosen.check_labels(boxes)
         for box in boxes:
             if box.path not in opened.files:
                 click.echo(f"{printable(str(box.path))} is in use, and left to the tracker that has it", err=True)
@@ -195,7 +200,8 @@ def _send(
     for line in losses.lines():
         sendoff.say(line)
     if now.pending:
-        sendoff.say(f"{counted(now.pending, 'event')} left in {opened.path}, for the next tracker that has it")
+        why = f"; the last attempt: {paced.trouble}" if paced.trouble else ""
+        sendoff.say(f"{counted(now.pending, 'event')} left in {opened.path}, for the next tracker that has it{why}")
     for (stream, fingerprint), events in skipped.items():
         sendoff.say(
             f"{counted(events, 'event')} of stream {stream} stay dead: the key {fingerprint} was not given"
@@ -215,7 +221,7 @@ def _show(boxes: list[Box], chosen: Filter, keys: _Keys) -> None:
             pending[waiting.stream, waiting.fingerprint] += waiting.events
     for letter in (found.letter for found in chosen.find(boxes)):
         dead[letter.stream, letter.fingerprint] += letter.events
-    rows = []
+    rows: dict[tuple[str, str], list[int]] = {}  # several keys may be the same one when it is signed again
     kept_back = 0
     for stream, fingerprint in sorted({*pending, *dead}, key=lambda at: (at[0], at[1] or "")):
         key = keys.signs(stream, fingerprint) or "unsigned"
@@ -224,9 +230,10 @@ def _show(boxes: list[Box], chosen: Filter, keys: _Keys) -> None:
             key = f"{key} (not given)"
             kept_back += sum(row)
             del pending[stream, fingerprint], dead[stream, fingerprint]
-        rows.append((stream, key, *row))
+        shown = rows.setdefault((stream, key), [0, 0])
+        shown[:] = map(sum, zip(shown, row, strict=True))
     but = f", but not {counted(kept_back, 'event')} whose key was not given" if kept_back else ""
     letters = f"{counted(dead.total(), 'event')} of dead letters"
     say(f"would send {counted(pending.total(), 'pending event')} and {letters}{but}")
     if rows:
-        say_table(("stream", "key", "pending", "dead"), rows)
+        say_table(("stream", "key", "pending", "dead"), [(*names, *events) for names, events in rows.items()])

@@ -17,7 +17,8 @@ import orjson
 from atom_sansio import BacklogError, BacklogFull, EventError, OnFull, element_texts
 from atom_sansio._request import check_stream
 from atom_sync import Tracker
-from atom_sync.backlog import Backlog, OpenBacklog
+from atom_sync.backlog import Backlog, OpenBacklog, log_at_once
+from atom_sync.backlog._backlog import Log
 
 from ._finite import finite
 from ._sendoff import KEY_OPTIONS, Losses, SendOff, advising, read_key
@@ -100,7 +101,7 @@ def send(file: Path, stream: str, endpoint: str, auth_key_env: str | None, timeo
     finally:
         interrupted |= sendoff.stop(5.0 if interrupted else 1.0)
     now = tracker.statistics()
-    of = job.events + now.restored
+    of = max(job.events + now.restored, now.accepted)  # Ctrl-C may have come just before an event was counted
     before = f", {now.restored} of them from {backlog}" if now.restored else ""
     sendoff.say(f"{now.delivered} of {counted(of, 'event')} delivered in {counted(now.requests, 'request')}{before}")
     for line in losses.lines():
@@ -108,6 +109,7 @@ def send(file: Path, stream: str, endpoint: str, auth_key_env: str | None, timeo
     if now.pending and kept is not None:
         sendoff.say(f"{counted(now.pending, 'event')} left in {kept.file}")
     if interrupted:
+        sendoff.say(f"interrupted at line {job.line}")
         sys.exit(130)
     sys.exit(1 if sendoff.problems or now.delivered != of else 0)
 
@@ -117,8 +119,8 @@ class _Kept(Backlog):
 
     file: Path
 
-    def open(self, *, numbered: bool = True) -> OpenBacklog:
-        opened = super().open(numbered=numbered)
+    def open(self, *, numbered: bool = True, log: Log = log_at_once) -> OpenBacklog:
+        opened = super().open(numbered=numbered, log=log)
         self.file = opened.path
         return opened
 
@@ -143,7 +145,6 @@ class _Job:
     def _track(self, line: bytes) -> None:
         if not line:
             return
-        self.events += 1
         try:
             texts = element_texts(f"[{line.decode()}]")
             if len(texts) != 1:
@@ -151,7 +152,9 @@ class _Job:
             # What is no string is sent as it stands: reading and writing could change it (1.10, repeated names).
             event = texts[0] if line.startswith(b'"') else orjson.Fragment(texts[0])
             self._tracker.track(self._stream, event)
+            self.events += 1
         except ValueError as error:
+            self.events += 1
             self._sendoff.problem(f"line {self.line}: {str(error).partition(': line 1')[0]}")
 
 
