@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import pytest
 from files import batch, change, contents, held, letter, lines_of, mark, records
 
 from atom_sansio import BacklogError, BatchUnreadable, Level
+from atom_sync import MemoryTransport, Tracker
 from atom_sync.backlog import Backlog, DeadLetters, OpenBacklog
 from atom_sync.backlog import _backlog as backlog_module
 from atom_sync.backlog import _files as files_module
@@ -275,6 +277,58 @@ def test_a_child_that_lives_longer(tmp_path: Path, how: str) -> None:
     events = [*tracked, *(line for _, _, lines in batches.values() for line in lines.splitlines(keepends=True))]
     wanted = ["tracked", "batch", *(["by the parent"] if how == "a tracker" else [])]
     assert (sorted(events), damaged) == (sorted(map(lines_of, wanted)), 0)
+
+
+@posix
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+@pytest.mark.parametrize("patience", [0.2, 20.0])
+def test_a_fork_while_another_thread_works_with_sqlite(monkeypatch: pytest.MonkeyPatch, patience: float) -> None:
+    """It waits for that thread, which may have a mutex of SQLite's, but not for ever; and for itself not at all."""
+    monkeypatch.setattr(files_module, "LONGEST_WAIT", patience)
+    begun, over = threading.Event(), threading.Event()
+
+    def work() -> None:
+        with files_module.Working(), files_module.Working():
+            begun.set()
+            over.wait(0.5)
+
+    def fork() -> float:
+        since = time.monotonic()
+        pid = os.fork()
+        if pid == 0:  # pragma: no cover - its coverage is not collected
+            with files_module.Working():
+                os._exit(len(files_module._at_work))
+        took = time.monotonic() - since
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+        return took
+
+    with files_module.Working():  # as a signal handler may have interrupted it
+        assert fork() < 0.2
+    thread = threading.Thread(target=work)
+    thread.start()
+    begun.wait()
+    took = fork()
+    over.set()
+    thread.join()
+    assert 0.2 <= took < 0.4 if patience == 0.2 else 0.4 <= took < 5.0
+    assert not files_module._at_work
+
+
+@posix
+def test_another_name(tmp_path: Path) -> None:
+    """A symbolic link to a file is the same backlog, in use where that is, and the same records."""
+    file, link = tmp_path / "events.db", tmp_path / "elsewhere" / "link.db"
+    link.parent.mkdir()
+    link.symlink_to(file)
+    tracker = Tracker("http://127.0.0.1:9/", backlog=link, transport=MemoryTransport(lambda request: 503))
+    tracker.track("clicks", 1)
+    assert not [path for path in link.parent.iterdir() if path != link]
+    assert Backlog(link).path == file
+    with pytest.raises(BacklogError, match="in use"):
+        Backlog(file).open(numbered=False)
+    with DeadLetters(link) as letters:
+        assert [each.events for each in letters.waiting()] == [1]
+    tracker.stop(0)
 
 
 @posix

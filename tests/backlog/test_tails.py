@@ -55,6 +55,21 @@ class FaultyDisk:
         monkeypatch.setattr(_tails.os, "ftruncate", truncate)
 
 
+def test_syncs_that_fail_for_good(tmp_path: Path, disk: FaultyDisk) -> None:
+    """Each makes another file necessary, and leaves none that is empty."""
+    file = tmp_path / "events.db"
+    tails = Tails(file, sync=True)
+    tails.append(records(1, b"1\n"))
+    for _ in range(5):
+        disk.syncs.append(broken())
+        with pytest.raises(OSError, match="Input/output"):
+            tails.append(records(2, b"2\n"))
+    tails.append(records(2, b"3\n"))
+    tails.close()
+    assert read(file) == ([b"1\n", b"3\n"], 0)
+    assert len(names(file)) == 2
+
+
 @pytest.fixture
 def disk(monkeypatch: pytest.MonkeyPatch) -> FaultyDisk:
     return FaultyDisk(monkeypatch)

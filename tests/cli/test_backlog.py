@@ -27,6 +27,13 @@ EVIL = "\x1b[2J\x9b31m\x07\u202e\x7f\U000e0041"
 """Clears the screen, turns the text red, rings the bell, and reads from right to left."""
 
 
+def test_an_empty_text(tmp_path: Path) -> None:
+    """It would match every event, and a variable that is not set is one."""
+    result = CliRunner().invoke(atom_events, ["backlog", str(__file__), "--erase", "--yes", "--match", ""])
+    assert result.exit_code == 2
+    assert "the text must not be empty" in result.output
+
+
 def run(*arguments: object, stdin: str = "") -> Result:
     result = CliRunner().invoke(atom_events, ["backlog", *map(str, arguments)], input=stdin)
     assert KEY not in result.output

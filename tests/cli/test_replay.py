@@ -21,6 +21,7 @@ from click.testing import CliRunner, Result
 
 from atom_anyio.collector import Collector
 from atom_sansio import ConnectionFailed, FlushResult, Loss, LossReason, Reply, Request
+from atom_sansio._messages import Origin
 from atom_sync import MemoryTransport, Tracker
 from atom_sync.backlog import Backlog, DeadLetters
 from atom_sync.cli import _replay
@@ -359,6 +360,46 @@ def test_a_bad_transport(file: Path) -> None:
     assert result.exit_code == 1
     assert "transport must have the methods send and close" in result.output
     assert sum(state(file)) == 5
+
+
+def test_a_damaged_file(file: Path, collector: str) -> None:
+    """What can be read of it is sent, as the next tracker would do; until then it cannot be shown, and that is said."""
+    damaged = bytearray(file.read_bytes())
+    damaged[:100] = b"x" * 100
+    file.write_bytes(damaged)
+    for command in (["backlog", str(file)], ["replay", str(file), "--endpoint", collector, "--dry-run"]):
+        shown = CliRunner().invoke(atom_events, command)
+        assert shown.exit_code == 1
+        assert "mends it, or atom-events replay" in shown.output
+    result = run(file, collector, "--letter", "99")
+    assert (result.exit_code, "there is no dead letter 99" in result.output) == (1, True)
+    result = run(file, collector)
+    assert result.exit_code == 0, result.output
+    assert len(stored(collector)) == 5
+
+
+def test_why_nothing_was_delivered(file: Path) -> None:
+    """What came of the last attempt is said of what is left."""
+    result = run(file, "http://127.0.0.1:9/", "--timeout", "0.5")
+    assert result.exit_code == 1
+    assert "for the next tracker that has it; the last attempt: " in result.output
+    assert "refused" in result.output
+    transport = Paced(MemoryTransport([503, 200]), None)
+    for trouble in ("status 503", ""):
+        request = Request(method="POST", origin=Origin("http", "x", 80), target="/", headers=(), body=b"{}")
+        transport.send(request, timeout=1.0)
+        assert transport.trouble == trouble
+
+
+def test_several_keys_that_become_one(tmp_path: Path) -> None:
+    """What is signed again with one key is shown as one."""
+    file = tmp_path / "events.db"
+    for key in ("k1", "k2"):
+        leave(file, "clicks", {"id": 1}, auth_keys={"clicks": key})
+    result = run(file, "http://127.0.0.1:9/", "--sign-again", "--dry-run")
+    assert result.exit_code == 0
+    assert result.output.count("clicks") == 1
+    assert "would send 2 pending events" in result.output
 
 
 def test_what_is_no_backlog(tmp_path: Path) -> None:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import subprocess
 import sys
 import threading
 import traceback
+from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import anyio
 import pytest
 
 import atom_anyio
 import atom_sync
-from atom_sansio import BacklogFull, Loss, LossReason, Reply, Request, RetryPolicy
+from atom_sansio import BacklogFull, LocalError, Loss, LossReason, Reply, Request, RetryPolicy
+from atom_sync import _exit
 
 URL = "http://collector.test/"
 OK = Reply(status=200, headers=(), body=b"")
@@ -72,6 +76,185 @@ async def test_a_wrong_transport_of_tasks() -> None:
         tracker.track_nowait("s", 1)
         assert (await tracker.flush(10)).lost == 1
     assert [loss.message for loss in losses] == ["the transport gave a NoneType for a Reply"]
+
+
+WRONG: dict[str, Any] = {
+    "status": Reply(status="200", headers=(), body=b""),  # type: ignore[arg-type]
+    "headers": Reply(status=503, headers={"retry-after": "1"}, body=b""),  # type: ignore[arg-type]
+    "body": Reply(status=400, headers=(), body=None),  # type: ignore[arg-type]
+}
+
+
+class Wordless(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no words")
+
+
+def badly(what: str, sent: list[Request]) -> Any:
+    """An answer for the first request that nobody can read, and 200 for all others."""
+
+    def act(request: Request) -> Any:
+        sent.append(request)
+        if len(sent) > 1:
+            return OK
+        if what == "words":
+            raise Wordless
+        return WRONG[what]
+
+    return act
+
+
+@pytest.mark.parametrize("what", [*WRONG, "words"])
+def test_an_answer_that_nobody_can_read(what: str) -> None:
+    """The request is made again, and what comes later is sent, too."""
+    sent: list[Request] = []
+    retry = RetryPolicy(base=0.01)
+    with atom_sync.Tracker(URL, transport=Transport(badly(what, sent)), retry=retry, max_in_flight=1) as tracker:
+        tracker.track("s", 1)
+        assert tracker.flush(10).delivered == 1
+        tracker.track("t", 2)
+        assert tracker.flush(10).delivered == 1
+    assert len(sent) == 3
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("what", [*WRONG, "words"])
+async def test_an_answer_that_nobody_can_read_for_tasks(what: str) -> None:
+    """The same, and the program's block goes on."""
+    sent: list[Request] = []
+    retry = RetryPolicy(base=0.01)
+    transport = AsyncTransport(badly(what, sent))
+    async with atom_anyio.Tracker(URL, transport=transport, retry=retry, max_in_flight=1) as tracker:
+        tracker.track_nowait("s", 1)
+        assert (await tracker.flush(10)).delivered == 1
+        tracker.track_nowait("t", 2)
+        assert (await tracker.flush(10)).delivered == 1
+    assert len(sent) == 3
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 cannot tell who has cancelled a task")
+def test_a_transport_that_lets_its_own_cancellation_out(caplog: pytest.LogCaptureFixture) -> None:
+    """It is closed once, and the block is left as if it had not."""
+    closed = []
+
+    class Cancelling(AsyncTransport):
+        async def aclose(self) -> None:
+            closed.append(1)
+            task = asyncio.ensure_future(asyncio.sleep(1000))
+            await asyncio.sleep(0)
+            task.cancel()
+            await task
+
+    async def main() -> None:
+        async with atom_anyio.Tracker(URL, transport=Cancelling(lambda request: OK)) as tracker:
+            await tracker.track("s", 1)
+        assert tracker.statistics().delivered == 1
+
+    asyncio.run(asyncio.wait_for(main(), 10))
+    assert closed == [1]
+    assert "raised CancelledError when it was closed" in caplog.text
+
+
+def test_a_transport_that_cannot_be_closed() -> None:
+    """One that is interrupted each time it is closed holds the end of the program up for some times, not for ever."""
+    closed = []
+
+    class Interrupted(AsyncTransport):
+        async def aclose(self) -> None:
+            closed.append(1)
+            raise KeyboardInterrupt
+
+    async def main() -> None:
+        async with atom_anyio.Tracker(URL, transport=Interrupted(lambda request: OK)) as tracker:
+            await tracker.track("s", 1)
+
+    with pytest.raises(KeyboardInterrupt):
+        anyio.run(main)
+    assert 1 < len(closed) < 20
+
+
+@pytest.mark.anyio
+async def test_two_tasks_that_enter_one_tracker(tmp_path: Path) -> None:
+    """The second is told, and the first has it."""
+    tracker = atom_anyio.Tracker(URL, transport=AsyncTransport(lambda request: OK), backlog=tmp_path / "events.db")
+    refused: list[LocalError] = []
+
+    async def enter() -> None:
+        try:
+            async with tracker:
+                await tracker.track("s", 1)
+        except LocalError as error:
+            refused.append(error)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(enter)
+        group.start_soon(enter)
+    assert [str(error) for error in refused] == ["a tracker is entered once"]
+    assert tracker.statistics().delivered == 1
+
+
+def test_trackers_that_come_and_go_at_exit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other threads may make or stop some while all are being stopped; those that were there are."""
+    done: list[str] = []
+
+    class Coming(WeakSet[Any]):
+        """Gets another one whenever it is looked at."""
+
+    class Stub:
+        def __init__(self) -> None:
+            self._core = self._reporter = self._transport = self
+
+        @property
+        def _aside(self) -> bool:
+            return False
+
+        def __getattribute__(self, name: str) -> Any:
+            if name == "_core":
+                more.append(Stub())
+                live.add(more[-1])
+            return object.__getattribute__(self, name)
+
+        def _time_after_sending(self) -> float:
+            return 0.0
+
+        def _end(self, cut: float) -> None:
+            done.append("end")
+
+        def _finish(self, until: float, cut: float, *, at_exit: bool) -> None: ...
+        def _close(self) -> None: ...
+        def exit(self) -> None: ...
+        def wait(self, until: float) -> None: ...
+        def give_up(self) -> None: ...
+        def close(self) -> None: ...
+
+    live: Coming = Coming()
+    more: list[Stub] = []
+    first = [Stub(), Stub()]
+    live.update(first)
+    monkeypatch.setattr(_exit, "live", live)
+    _exit._stop_all()
+    assert done == ["end", "end"]
+
+
+def test_a_child_of_trackers_one_of_which_raises(caplog: pytest.LogCaptureFixture) -> None:
+    """It begins anew with the others all the same."""
+    begun = []
+
+    class Stub:
+        def __init__(self, error: Exception | None) -> None:
+            self.error = error
+
+        def _begin_in_child(self) -> None:
+            begun.append(self)
+            if self.error is not None:
+                raise self.error
+
+    stubs = [Stub(ValueError("mine")), Stub(None), Stub(None)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_exit, "live", stubs)
+        _exit.begin_all_in_child()
+    assert begun == stubs
+    assert "raised ValueError" in caplog.text
 
 
 def test_a_sender_that_tracks() -> None:

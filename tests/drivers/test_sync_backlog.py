@@ -184,6 +184,67 @@ class TestRecords:
             assert clock.now() - began == pytest.approx(1.0)
             tracker.stop()
 
+    @pytest.mark.parametrize("level", LEVELS[1:])
+    def test_threads_that_can_be_started_again(self, level: str) -> None:
+        """After an event whose sender could not be started the next one is tried with."""
+        transport = MemoryTransport()
+        with VirtualClock() as clock:
+            tracker = make_tracker(clock, transport=transport, backlog=Disk(level), flush_interval=1.0)
+            clock.no_more_threads = True
+            for n in range(3):
+                tracker.track("s", n)
+            clock.no_more_threads = False
+            clock.sleep(10)
+            tracker.track("s", 3)
+            clock.sleep(2)
+            assert transport.events == [("s", n) for n in range(4)]
+            tracker.stop()
+
+    @pytest.mark.parametrize("level", LEVELS[1:])
+    def test_a_signal_while_another_thread_writes(self, level: str) -> None:
+        """A handler that would stop the tracker interrupts a call that waits, and that others may wait for."""
+        with VirtualClock() as clock:
+            disk = Disk(level, takes=lambda method: 1.0 if method == "append" else 0.0, sleep=clock.sleep)
+            tracker = make_tracker(clock, transport=MemoryTransport(), backlog=disk)
+            clock.start(lambda: tracker.track("a", 1), "another")
+            clock.sleep(0.5)
+            assert not tracker._interrupted()
+            interrupted = []
+            wait_at = clock.wait_at
+
+            def wait(gate: threading.Lock, until: float) -> None:
+                interrupted.append(tracker._interrupted())
+                wait_at(gate, until)
+
+            clock.wait_at = wait  # type: ignore[method-assign]
+            tracker.track("a", 2)
+            assert interrupted[0]
+            assert not tracker._interrupted()
+            tracker.stop()
+
+    def test_what_is_found_is_logged_without_the_lock(self, tmp_path: Path) -> None:
+        """A logging handler of the user's may have a lock that somebody holds who waits for the tracker's."""
+        (tmp_path / "events.db").write_text("no backlog")
+        owned: list[bool] = []
+        made: list[Tracker] = []
+
+        class Watched(Tracker):
+            def _begin(self) -> None:
+                super()._begin()
+                made.append(self)
+
+        class Handler(logging.Handler):
+            def emit(self, record: logging.LogRecord) -> None:
+                owned.append(made[0]._lock._is_owned())  # type: ignore[attr-defined]
+
+        handler = Handler()
+        logging.getLogger("atom").addHandler(handler)
+        try:
+            Watched(ENDPOINT, transport=MemoryTransport(), backlog=tmp_path / "events.db").stop()
+        finally:
+            logging.getLogger("atom").removeHandler(handler)
+        assert owned == [False]
+
     def test_nobody_else_waits(self) -> None:
         """While the disk is busy, what needs no disk goes on: the lock is not held, nor by who found no room first."""
 

@@ -258,6 +258,22 @@ class TestThreads:
         assert [loss.events for loss in losses] == [(1,)]
         check(tracker, transport, 2, lost=1)
 
+    def test_threads_that_can_be_started_again(self) -> None:
+        """After an event whose sender could not be started the next one is tried with, however quick it is taken in."""
+        transport = MemoryTransport()
+        with VirtualClock() as clock:
+            tracker = make_tracker(clock, transport=transport, flush_interval=1.0)
+            clock.no_more_threads = True
+            for n in range(3):
+                tracker.track("s", n)
+            clock.no_more_threads = False
+            clock.sleep(10)
+            assert transport.events == []
+            tracker.track("s", 3)
+            clock.sleep(1)
+            assert transport.events == [("s", n) for n in range(4)]
+            tracker.stop()
+
     def test_no_thread_and_no_answer(self) -> None:
         """Even then stop() is bounded, and its requests are."""
         timeouts = []
