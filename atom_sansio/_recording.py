@@ -266,6 +266,5 @@ class Recording:
 
 def _head(lane: Lane) -> bytes:
     """What the records of *lane* begin with."""
-    if not lane.record_head:
-        lane.record_head = record_head(lane.address)
+    lane.record_head = record_head(lane.address)
     return lane.record_head

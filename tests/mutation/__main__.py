@@ -24,6 +24,7 @@ _TESTS: Final = {
     "_elements": ["receive"],
     "_receive": ["receive"],
     "_verdict": ["verdict"],
+    "_answer": ["answer"],
     "_backoff": ["backoff", "breaker"],
     "_breaker": ["breaker"],
     "_cut": ["cut", "lane"],
