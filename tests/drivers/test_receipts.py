@@ -57,6 +57,7 @@ def test_wait_in_vain() -> None:
     assert outcomes == [Outcome.LOST]
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # of threads that no child has
 @pytest.mark.parametrize("kept", [False, True])
 def test_in_a_forked_child(tmp_path: Any, *, kept: bool) -> None:
     """A child learns nothing more of its parent's events, and says so at once; what it tracks itself it does."""
