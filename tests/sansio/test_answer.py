@@ -49,7 +49,9 @@ def test_a_reply_with_a_wrong_field(wrong: dict[str, Any], words: str) -> None:
 
 def test_no_reply() -> None:
     """Nor does anything else."""
-    assert str(answer(None)) == "the transport gave a NoneType for a Reply"
+    found = answer(None)
+    assert isinstance(found, ConnectionFailed)
+    assert str(found) == "the transport gave a NoneType for a Reply"
 
 
 def test_errors() -> None:
