@@ -193,6 +193,7 @@ def test_flushed_and_in_memory_alone() -> None:
     core.flush(now=0.0)
     core.records_refused("full", now=0.0)
     assert core.next_deadline() == -inf
+    assert (core.statistics().pending, core._ledger.pending, core._ledger.reserved_events) == (1, 1, 0)
 
 
 def test_written_but_not_entered() -> None:
