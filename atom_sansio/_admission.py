@@ -10,7 +10,7 @@ from typing import Final
 from ._cut import escaped_size, pieces
 from ._errors import BacklogFull, EventTooLarge
 from ._flush import EventShare, Receipt
-from ._inlet import NO_INLET, Inlet, Segment, count_lines
+from ._inlet import CLOSED, NO_INLET, Inlet, Segment, count_lines
 from ._keeper import Keeper
 from ._kept import KeptRecords
 from ._lane import Batch, Lane
@@ -35,6 +35,9 @@ _AHEAD_BATCHES: Final = 16
 
 _AHEAD_BYTES: Final = 128 * 1024
 """Bytes of their events, if there is more than one."""
+
+_SLACK: Final = 64
+"""Batches that may be remembered beyond twice those that count, before the others are forgotten."""
 
 _ACCEPTED: Final = RecordState.ACCEPTED
 """To look up a member of an enumeration takes as long as a call does, and this is for each event."""
@@ -61,7 +64,9 @@ class Admission:
         self._losses = losses
         self._keeper = keeper
         self._ids = ids
-        self._spilled: deque[tuple[Lane, Batch]] = deque()
+        self._spilled: deque[tuple[Lane, Batch]] = deque()  # those to be kept, the oldest first
+        self._unkept: deque[tuple[Lane, Batch]] = deque()  # of these, those that may be in memory
+        self._most_spilled = _SLACK
         self._keys = dict(options.auth_keys)
         self._some_unused = False  # whether a lane may have been lent more than it uses
         self._ages = Ages() if options.on_full is OnFull.DROP_OLDEST else None
@@ -220,6 +225,8 @@ class Admission:
         return when
 
     def _open_inlet(self, lane: Lane, now: float) -> float:
+        if self._keeper is not None and self._relieve(self._keeper):
+            self.woken = True
         inlet = Inlet(self._ledger, lane.stream, now)
         when = self._begin_to_wait(lane, now)
         lane.inlet = inlet  # not before, or where a signal handler raises it would wait without a timer
@@ -266,7 +273,8 @@ class Admission:
         """The lane has another full batch; return whether it may be sent now and could not before."""
         lane.close_inlet(full=True)
         if self._keeper is not None and self.resident > self._keeper.window:
-            self._spill(lane)
+            if not self._relieve(self._keeper):
+                self.seal(lane)
             return -inf
         if lane.state is not LaneState.FILLING:
             return inf
@@ -338,7 +346,13 @@ class Admission:
             batch.spilled = True
         lane.batches[:0] = reversed(batches)
         if self._ages is not None:
-            self._spilled.extend((lane, batch) for batch in batches)
+            entries = [(lane, batch) for batch in batches]
+            self._spilled += entries
+            self._unkept += entries
+            if len(self._spilled) > self._most_spilled:
+                self._spilled = deque(entry for entry in self._spilled if not entry[1].settled)
+                self._unkept = deque(entry for entry in self._unkept if entry[1].lines is not None)
+                self._most_spilled = 2 * len(self._spilled) + _SLACK
 
     def _cut(self, lane: Lane, *, send: bool = True) -> Batch:
         max_events = self._options.max_batch_events
@@ -354,19 +368,21 @@ class Admission:
         """Bytes of pending events in memory."""
         return self._ledger.pending_bytes - (0 if self._keeper is None else self._keeper.away)
 
-    def _spill(self, lane: Lane) -> None:
-        """Memory is short: have what waits in *lane* kept; in all lanes, if there are many that hold little each."""
-        assert self._keeper is not None
-        if self.resident > 2 * self._keeper.window and not self._keeper.putting:
-            self.seal_all()
-        else:
-            self.seal(lane)
+    def _relieve(self, keeper: Keeper) -> bool:
+        """Have what waits in all lanes kept, of which many may hold little each, if memory is short; whether it was."""
+        if self.resident <= 2 * keeper.window or keeper.putting:
+            return False
+        self.seal_all()
+        return True
 
     # -- room -----------------------------------------------------------------------------------------
 
     def has_room(self, size: int) -> bool:
         """Whether an event of *size* bytes may be accepted: the budget allows it, and memory, if the disk is behind."""
-        return self._ledger.has_room(size) and (self._keeper is None or self.resident + size <= self._keeper.memory)
+        if not self._ledger.has_room(size):
+            return False
+        keeper = self._keeper
+        return keeper is None or self.resident + size <= keeper.memory + keeper.restored
 
     def _take_back_unused(self) -> None:
         """Let inlets keep only as much of the budget as they use; again and again it costs nothing."""
@@ -374,7 +390,7 @@ class Admission:
             return
         self._some_unused = False
         for lane in self._schedule:
-            if lane.inlet.max_size > 0:
+            if lane.inlet.max_size != CLOSED:
                 lane.inlet.max_size = 0
                 self._ledger.take_back(lane.inlet, used_bytes=len(lane.inlet.lines), used_events=lane.inlet.count())
 
@@ -417,28 +433,22 @@ class Admission:
 
     def _drop_spilled(self, lane: Lane, now: float, trouble: str, *, in_memory: bool) -> bool:
         """Drop the oldest batch, or that *in_memory*, that was never to be sent yet; return whether there was one."""
-        found: tuple[Lane, Batch] | None = None
-        if in_memory:
-            assert self._keeper is not None
-            found = next(filter(_droppable, self._keeper.to_put()), None)
-        while not in_memory and found is None and self._spilled:
-            oldest = self._spilled.popleft()
-            if _droppable(oldest):
-                found = oldest
-        if found is None:
-            return False
-        victim, batch = found
-        after = victim.take_out(batch)
-        self._losses.lose(victim, batch, LossReason.BACKLOG_FULL, None, trouble, now=now, after=after)
-        if victim.empty and victim is not lane:
-            self._schedule.remove(victim)
-        return True
-
-
-def _droppable(entry: tuple[Lane, Batch]) -> bool:
-    lane, batch = entry
-    at_backlog = lane.state is LaneState.AT_BACKLOG and batch is lane.batches[-1]
-    return not (batch.settled or batch.attempts or at_backlog)
+        batches = self._unkept if in_memory else self._spilled
+        while batches:
+            victim, batch = batches.popleft()
+            if (
+                batch.settled
+                or batch.attempts
+                or (in_memory and batch.lines is None)
+                or (victim.state is LaneState.AT_BACKLOG and batch is victim.batches[-1])
+            ):
+                continue
+            after = victim.take_out(batch)
+            self._losses.lose(victim, batch, LossReason.BACKLOG_FULL, None, trouble, now=now, after=after)
+            if victim.empty and victim is not lane:
+                self._schedule.remove(victim)
+            return True
+        return False
 
 
 def check_key(auth_key: object) -> None:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 from ._errors import ConnectionFailed, RemoteError
 from ._messages import Reply
 
 
 def answer(given: object) -> Reply | RemoteError:
-    """*given* as it is if it is a whole :class:`Reply`, else what is wrong with it."""
+    """*given* if it is a :class:`Reply`, made whole if it is not quite: what counts is its status."""
     if not isinstance(given, Reply):
         return ConnectionFailed(f"the transport gave a {type(given).__name__} for a Reply")
-    trouble = _trouble(given)
-    return given if trouble is None else ConnectionFailed(f"the transport gave a Reply whose {trouble}")
+    status: object = given.status
+    if not isinstance(status, int):
+        return ConnectionFailed(f"the transport gave a Reply whose status is no int, but {type(status).__name__}")
+    if type(given.body) is bytes and (given.headers == () or _are_pairs(given.headers)):
+        return given
+    return Reply(status=status, headers=_headers(given.headers), body=_body(given.body))
 
 
 def failure(error: BaseException) -> RemoteError:
@@ -26,17 +32,24 @@ def failure(error: BaseException) -> RemoteError:
     return ConnectionFailed(f"the transport raised {type(error).__name__}: {words}")
 
 
-def _trouble(reply: Reply) -> str | None:
-    status: object = reply.status
-    if not isinstance(status, int):
-        return f"status is no int, but {type(status).__name__}"
-    body: object = reply.body
-    if not isinstance(body, bytes):
-        return f"body is no bytes, but {type(body).__name__}"
-    headers: object = reply.headers
-    if not isinstance(headers, tuple):
-        return f"headers are no tuple, but {type(headers).__name__}"
-    for header in headers:
-        if not (isinstance(header, tuple) and list(map(type, header)) == [str, str]):
-            return "headers are not all pairs of str"
-    return None
+def _are_pairs(headers: object) -> bool:
+    return type(headers) is tuple and all(type(each) is tuple and _is_pair(each) for each in headers)
+
+
+def _is_pair(each: tuple[object, ...]) -> bool:
+    return len(each) == 2 and isinstance(each[0], str) and isinstance(each[1], str)
+
+
+def _headers(given: object) -> tuple[tuple[str, str], ...]:
+    """Those of *given* that are pairs of str."""
+    each: object = given.items() if isinstance(given, Mapping) else given
+    try:
+        pairs = [tuple(pair) for pair in each] if isinstance(each, Iterable) else []
+    except TypeError:
+        return ()
+    return tuple((str(pair[0]), str(pair[1])) for pair in pairs if _is_pair(pair))
+
+
+def _body(given: object) -> bytes:
+    """*given* if it is bytes of some kind."""
+    return bytes(given) if isinstance(given, (bytes, bytearray, memoryview)) else b""

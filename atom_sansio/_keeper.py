@@ -14,7 +14,6 @@ The rules:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import inf
 from typing import Final
@@ -22,6 +21,7 @@ from typing import Final
 from ._kept import DeadLetter, KeptBatch, Level, Mark, UpdateBacklog
 from ._lane import Batch, Lane
 from ._records import Address
+from ._state import LaneState
 
 WINDOW: Final = 32 * 1024 * 1024
 """Bytes of pending events that are held in memory beside a backlog; the rest is on the disk alone."""
@@ -81,6 +81,8 @@ class Keeper:
         self.memory = memory
         self.away = 0
         """Bytes of pending events that are not in memory."""
+        self.restored = 0
+        """Bytes of events of earlier records that may be in memory beyond what there is room for, until all is put."""
         self.failing = False
         """Whether the last update failed."""
         self._queue: deque[_Entry] = deque()
@@ -128,6 +130,7 @@ class Keeper:
         if batch.kept:
             if batch.lines is None:
                 self.away -= batch.size
+            batch.lines = None  # whoever still knows of it needs it no more
             self._have_dropped(batch, drop_by)
         elif batch.asked:
             batch.lines = None  # what is left of it in the queue is its mark
@@ -194,6 +197,7 @@ class Keeper:
         """Have *batches*, which hold the events of all the records up to *marks*, kept, all or none."""
         for batch in batches:
             self.put(lane, batch)
+            self.restored += batch.size
             self._queue[-1].mark = None
             self._queue[-1].joined = batch is not batches[-1]
         self._queue[-1].restored = marks
@@ -249,10 +253,6 @@ class Keeper:
         """Whether the backlog knows all that it should."""
         return not (self.putting or self._drop or self._dead)
 
-    def to_put(self) -> Iterator[tuple[Lane, Batch]]:
-        """The batches that no update puts yet, the oldest first."""
-        return ((e.lane, e.batch) for e in self._queue if e.lane is not None and e.batch is not None and e.to_put)
-
     @property
     def putting(self) -> bool:
         """Whether something is to be put, or an update is under way."""
@@ -299,13 +299,15 @@ class Keeper:
         entries, _ = self._under_way
         self._under_way = self._retry_at = None
         self.failing = False
+        if not self._queue:
+            self.restored = 0
         for entry in entries:
             if (batch := entry.batch) is None:
                 continue
             batch.kept = True
             if batch.settled:  # meanwhile, or before; to drop what is not there does no harm
                 self._have_dropped(batch)
-            elif batch.spilled and resident > self.window:
+            elif resident > self.window and (batch.spilled or _at_rest(entry.lane)):
                 batch.lines = None
                 self.away += batch.size
                 resident -= batch.size
@@ -332,11 +334,16 @@ class Keeper:
 
     def give_up(self, *, all_: bool) -> list[tuple[Lane, Batch]]:
         """Forget all that was to be told; give the batches that are not kept, if they should have been all."""
-        left = list(self.to_put())
+        left = [(e.lane, e.batch) for e in self._queue if e.lane is not None and e.batch is not None and e.to_put]
         self._queue.clear()
         self._drop.clear()
         self._dead.clear()
         return left if all_ else []
+
+
+def _at_rest(lane: Lane | None) -> bool:
+    """Whether the first batch of *lane* is neither on its way nor about to be sent, though it was."""
+    return lane is not None and lane.state in (LaneState.BACKING_OFF, LaneState.PARKED)
 
 
 def _place(mark: Mark) -> tuple[int, str, str | None]:

@@ -200,7 +200,10 @@ class Recording:
             return ()
         given.written = True
         self._keeper.give_numbers(given.numbers)
-        self._retry_at = None
+        if self._retry_at is not None:
+            self._retry_at = None
+            for record in self._queue:  # it takes others, too
+                record.trouble = ""
         return given.members
 
     def entered(self) -> bool:

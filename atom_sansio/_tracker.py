@@ -582,13 +582,16 @@ class TrackerCore:
         recording, admission = self._recording, self._admission
         assert recording is not None
         closed = self._state is _CLOSED
-        enter = self._leave_written if closed else self._enter
+        enter = self._leave_written if closed else admission.enter
         sooner = closed  # who waits for the end of it all may end
         for record in recording.written():
             if record.state is not _ACCEPTED:
                 when = enter(record)
                 if when != inf or admission.woken:
                     sooner |= self._sooner(when)
+            if record.flushes and not closed:  # also of one that was entered before a handler has raised
+                self._schedule.make_due(record.lane)
+                sooner |= self._sooner(-inf)
         if recording.entered() and not closed:
             assert self._keeper is not None
             admission.seal_all()
@@ -597,13 +600,6 @@ class TrackerCore:
         if self._new_keys:
             self._set_new_keys()
         return sooner or recording.last is not None  # which somebody has to write
-
-    def _enter(self, record: Record) -> float:
-        when = self._admission.enter(record)
-        if not record.flushes:
-            return when
-        self._schedule.make_due(record.lane)  # they were asked for while it was not in a lane yet
-        return -inf
 
     @in_turn
     def records_refused(self, trouble: str, *, now: float) -> None:
@@ -621,7 +617,9 @@ class TrackerCore:
                 address = self._admission.lane_of(record).address
                 self._keeper.give_numbers({address: self._keeper.last_number(address) + 1})
                 self._ledger.reserve(len(record.line))
-                self._enter(record)
+                self._admission.enter(record)
+                if record.flushes:
+                    self._schedule.make_due(record.lane)
                 self._unrecorded = True
                 continue
             if record.waits and (closed or self._options.on_full is OnFull.RAISE):

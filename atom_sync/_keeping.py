@@ -359,8 +359,8 @@ class Keeping:
             self.alone = False
         except BaseException as error:
             self._worker = None
-            if not isinstance(error, RuntimeError):  # a signal handler's, and the thread may have been started or not
-                raise
+            if not isinstance(error, (RuntimeError, MemoryError)):
+                raise  # a signal handler's, and the thread may have been started or not
             self.alone = True  # the interpreter shuts down and starts no more threads
 
     def finish(self, until: float) -> None:

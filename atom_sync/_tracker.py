@@ -159,7 +159,7 @@ class Tracker(Intake[Receipt]):
                 return self._core
         finally:
             if said:  # not under the lock, which who has a logging handler's may wait for
-                from .backlog import log_at_once
+                from .backlog._backlog import log_at_once
 
                 for level, words in said:
                     log_at_once(level, words)
@@ -240,7 +240,7 @@ class Tracker(Intake[Receipt]):
                 record = keeping.put(stream, line, key, given, partial(self._take_in, stream))
             if record is not None and record.state is _REFUSED and keeping is self._keeping:
                 raise BacklogFull(record.trouble)  # or a handler forked in it: then the event is the parent's
-            if not self._senders:
+            if not self._senders and keeping is self._keeping:
                 with self._lock:
                     self._wake()
             return given
@@ -306,6 +306,7 @@ class Tracker(Intake[Receipt]):
             What became of those events within *timeout*.
         """
         until = self._clock.now() + _check_timeout(timeout)
+        self._opened()  # not under the lock, see there
         with self._lock:
             if self._keeping is not None:
                 self._keeping.wait_written(until)
@@ -394,12 +395,14 @@ class Tracker(Intake[Receipt]):
 
     def statistics(self) -> Statistics:
         """The ledger as it stands: what was accepted, delivered, lost and why, and is pending."""
+        self._opened()  # not under the lock, see there
         with self._lock:
             return self._opened().statistics()
 
     def set_auth_key(self, stream: str, auth_key: str | AuthKey) -> None:
         """Sign *stream* with another key from now on; if the collector had refused the old one, go on."""
         auth_key = AuthKey.of(auth_key)  # a traceback may show the locals
+        self._opened()  # not under the lock, see there
         with self._lock:
             self._opened().set_auth_key(stream, auth_key, now=self._clock.now())
             self._new_keys[stream] = auth_key

@@ -2,7 +2,7 @@
 
 from atom_sansio import Level
 
-from ._backlog import Backlog, OpenBacklog, log_at_once, open_backlog
+from ._backlog import Backlog, OpenBacklog, open_backlog
 from ._dead import DeadLetters, Letter, Waiting
 
-__all__ = ["Backlog", "DeadLetters", "Letter", "Level", "OpenBacklog", "Waiting", "log_at_once", "open_backlog"]
+__all__ = ["Backlog", "DeadLetters", "Letter", "Level", "OpenBacklog", "Waiting", "open_backlog"]

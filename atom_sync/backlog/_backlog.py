@@ -96,18 +96,20 @@ class Backlog:
     def _file(self, number: int) -> Path:
         return self._path if number == 1 else self._path.with_name(f"{self._path.name}.{number}")
 
-    def open(self, *, numbered: bool = True, log: Log = log_at_once) -> OpenBacklog:
+    def open(self, *, numbered: bool = True) -> OpenBacklog:
         """Open the first of its files that nobody has.
 
         One that cannot be opened, since it is another user's, say, is left for later, as long as there is another.
 
         Args:
             numbered: whether one with a number after its name will do as the one that is written to.
-            log: called with what the user is to be told, now and in :meth:`OpenBacklog.recover`.
 
         Raises:
             BacklogError: there is none that can be opened; the message says why.
         """
+        return self._open(log_at_once, numbered=numbered)
+
+    def _open(self, log: Log, *, numbered: bool = True) -> OpenBacklog:
         own: Segment | None = None
         others = []
         left: list[tuple[Path, Exception]] = []
@@ -150,10 +152,14 @@ class Backlog:
 
 
 def open_backlog(backlog: Backlog | str | os.PathLike[str], log: Log = log_at_once) -> OpenBacklog:
-    """Open what the option ``backlog`` of a tracker was given."""
+    """Open what the option ``backlog`` of a tracker was given.
+
+    Args:
+        log: called with what the user is to be told, unless the backlog is another's, or opened in another way.
+    """
     if isinstance(backlog, (str, os.PathLike)):
         backlog = Backlog(backlog)
-    return backlog.open(log=log) if isinstance(backlog, Backlog) else backlog.open()
+    return backlog._open(log) if type(backlog) is Backlog else backlog.open()
 
 
 class OpenBacklog:

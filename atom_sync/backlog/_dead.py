@@ -14,7 +14,7 @@ from atom_sansio._records import read_records
 
 from . import _tables as tables
 from ._backlog import OpenBacklog
-from ._files import itself, lock, lock_of, user
+from ._files import Working, itself, lock, lock_of, user
 from ._tails import Tails
 
 _TRIES: Final = 100
@@ -83,7 +83,8 @@ class DeadLetters:
         if not self._path.stat().st_size and not self._path.with_name(f"{self._path.name}-lock").exists():
             raise BacklogError(f"{self._path} is an empty file, and no backlog")
         try:
-            self._connection = tables.connect(self._path, sync=True)
+            with Working():
+                self._connection = tables.connect(self._path, sync=True)
         except (tables.NoBacklog, *tables.ERRORS, OSError) as error:
             raise BacklogError(f"{self._path} cannot be read: {error}") from error
 
@@ -95,7 +96,8 @@ class DeadLetters:
 
     def close(self) -> None:
         """Close the file."""
-        self._connection.close()
+        with Working():
+            self._connection.close()
 
     def __iter__(self) -> Iterator[Letter]:
         """All of them, the oldest first.  They may be erased meanwhile.
@@ -221,6 +223,7 @@ class DeadLetters:
     @contextlib.contextmanager
     def _reading(self) -> Iterator[None]:
         try:
-            yield
+            with Working():
+                yield
         except (sqlite3.Error, OSError, ValueError, TypeError, BatchUnreadable) as error:
             raise BacklogError(f"{self._path} cannot be used: {error}") from error

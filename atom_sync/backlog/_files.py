@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import time
+import weakref
 from pathlib import Path
 
 from atom_sync._late_imports import LONGEST_WAIT
@@ -123,21 +124,19 @@ class Working:
     what forks there is not in its own way.
     """
 
-    __slots__ = ("_outermost",)
+    def __init__(self) -> None:
+        self.thread = threading.get_ident()
 
     def __enter__(self) -> None:
-        me = threading.get_ident()
         with _entry:
-            self._outermost = me not in _at_work
-            _at_work.add(me)
+            _at_work[id(self)] = self
 
     def __exit__(self, *error: object) -> None:
-        if self._outermost:
-            _at_work.discard(threading.get_ident())
+        _at_work.pop(id(self), None)
 
 
-_at_work: set[int] = set()
-"""Threads that work with SQLite."""
+_at_work: weakref.WeakValueDictionary[int, Working] = weakref.WeakValueDictionary()
+"""Those within; what a signal handler has raised in just before or after that is gone with its frame."""
 
 _entry = threading.RLock()
 """Who joins them holds it for a moment, and who forks all the time."""
@@ -177,7 +176,8 @@ def _before_fork() -> None:
     until = time.monotonic() + LONGEST_WAIT
     _no_fork.acquire(timeout=LONGEST_WAIT)
     while _entry.acquire(timeout=max(0.0, until - time.monotonic())):
-        if not _at_work - {threading.get_ident()} or time.monotonic() >= until:
+        others = {working.thread for working in _at_work.values()} - {threading.get_ident()}
+        if not others or time.monotonic() >= until:
             return
         _entry.release()
         time.sleep(0.001)

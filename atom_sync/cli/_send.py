@@ -17,8 +17,7 @@ import orjson
 from atom_sansio import BacklogError, BacklogFull, EventError, OnFull, element_texts
 from atom_sansio._request import check_stream
 from atom_sync import Tracker
-from atom_sync.backlog import Backlog, OpenBacklog, log_at_once
-from atom_sync.backlog._backlog import Log
+from atom_sync.backlog import Backlog, OpenBacklog
 
 from ._finite import finite
 from ._sendoff import KEY_OPTIONS, Losses, SendOff, advising, read_key
@@ -119,8 +118,8 @@ class _Kept(Backlog):
 
     file: Path
 
-    def open(self, *, numbered: bool = True, log: Log = log_at_once) -> OpenBacklog:
-        opened = super().open(numbered=numbered, log=log)
+    def open(self, *, numbered: bool = True) -> OpenBacklog:
+        opened = super().open(numbered=numbered)
         self.file = opened.path
         return opened
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import sqlite3
@@ -11,7 +12,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,9 @@ from atom_sync.backlog import _backlog as backlog_module
 from atom_sync.backlog import _files as files_module
 from atom_sync.backlog import _mending as mending
 from atom_sync.backlog import _tables as tables
+
+PATIENCE = 20.0
+"""Seconds after which a test that hangs fails."""
 
 posix = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 unprivileged = pytest.mark.skipif(getattr(os, "geteuid", int)() == 0, reason="root may do anything")
@@ -281,37 +284,49 @@ def test_a_child_that_lives_longer(tmp_path: Path, how: str) -> None:
 
 @posix
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-@pytest.mark.parametrize("patience", [0.2, 20.0])
+@pytest.mark.parametrize("patience", [0.2, PATIENCE])
 def test_a_fork_while_another_thread_works_with_sqlite(monkeypatch: pytest.MonkeyPatch, patience: float) -> None:
     """It waits for that thread, which may have a mutex of SQLite's, but not for ever; and for itself not at all."""
     monkeypatch.setattr(files_module, "LONGEST_WAIT", patience)
-    begun, over = threading.Event(), threading.Event()
+    begun, over, forked = threading.Event(), threading.Event(), threading.Event()
 
     def work() -> None:
         with files_module.Working(), files_module.Working():
             begun.set()
-            over.wait(0.5)
+            over.wait(PATIENCE)
 
-    def fork() -> float:
-        since = time.monotonic()
-        pid = os.fork()
+    def fork() -> None:
+        with files_module.Working():  # as a signal handler may have interrupted it
+            pid = os.fork()
         if pid == 0:  # pragma: no cover - its coverage is not collected
             with files_module.Working():
                 os._exit(len(files_module._at_work))
-        took = time.monotonic() - since
+        forked.set()
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
-        return took
 
-    with files_module.Working():  # as a signal handler may have interrupted it
-        assert fork() < 0.2
-    thread = threading.Thread(target=work)
-    thread.start()
-    begun.wait()
-    took = fork()
+    fork()
+    forked.clear()
+    threads = [threading.Thread(target=work), threading.Thread(target=fork)]
+    threads[0].start()
+    begun.wait(PATIENCE)
+    threads[1].start()
+    assert forked.wait(PATIENCE if patience < 1 else 0.5) == (patience < 1)
     over.set()
-    thread.join()
-    assert 0.2 <= took < 0.4 if patience == 0.2 else 0.4 <= took < 5.0
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert forked.is_set()
     assert not files_module._at_work
+
+
+def test_work_that_an_exception_leaves() -> None:
+    """What a signal handler raises just before or after it does not leave the thread at work for ever."""
+    for _ in range(3):
+        working = files_module.Working()
+        working.__enter__()
+        assert len(files_module._at_work) == 1
+        del working  # with the frame that it was in
+        gc.collect()
+        assert not files_module._at_work
 
 
 @posix

@@ -29,7 +29,10 @@ EVIL = "\x1b[2J\x9b31m\x07\u202e\x7f\U000e0041"
 
 def test_an_empty_text(tmp_path: Path) -> None:
     """It would match every event, and a variable that is not set is one."""
-    result = CliRunner().invoke(atom_events, ["backlog", str(__file__), "--erase", "--yes", "--match", ""])
+    (tmp_path / "events.db").touch()
+    result = CliRunner().invoke(
+        atom_events, ["backlog", str(tmp_path / "events.db"), "--erase", "--yes", "--match", ""]
+    )
     assert result.exit_code == 2
     assert "the text must not be empty" in result.output
 

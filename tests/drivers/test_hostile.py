@@ -80,8 +80,8 @@ async def test_a_wrong_transport_of_tasks() -> None:
 
 WRONG: dict[str, Any] = {
     "status": Reply(status="200", headers=(), body=b""),  # type: ignore[arg-type]
-    "headers": Reply(status=503, headers={"retry-after": "1"}, body=b""),  # type: ignore[arg-type]
-    "body": Reply(status=400, headers=(), body=None),  # type: ignore[arg-type]
+    "headers": Reply(status=503, headers={"retry-after": 1}, body=b""),  # type: ignore[arg-type]
+    "body": Reply(status=503, headers=(), body=None),  # type: ignore[arg-type]
 }
 
 
@@ -197,9 +197,6 @@ def test_trackers_that_come_and_go_at_exit(monkeypatch: pytest.MonkeyPatch) -> N
     """Other threads may make or stop some while all are being stopped; those that were there are."""
     done: list[str] = []
 
-    class Coming(WeakSet[Any]):
-        """Gets another one whenever it is looked at."""
-
     class Stub:
         def __init__(self) -> None:
             self._core = self._reporter = self._transport = self
@@ -208,7 +205,7 @@ def test_trackers_that_come_and_go_at_exit(monkeypatch: pytest.MonkeyPatch) -> N
         def _aside(self) -> bool:
             return False
 
-        def __getattribute__(self, name: str) -> Any:
+        def __getattribute__(self, name: str) -> Any:  # another one comes whenever one is looked at
             if name == "_core":
                 more.append(Stub())
                 live.add(more[-1])
@@ -227,7 +224,7 @@ def test_trackers_that_come_and_go_at_exit(monkeypatch: pytest.MonkeyPatch) -> N
         def give_up(self) -> None: ...
         def close(self) -> None: ...
 
-    live: Coming = Coming()
+    live: WeakSet[Any] = WeakSet()
     more: list[Stub] = []
     first = [Stub(), Stub()]
     live.update(first)

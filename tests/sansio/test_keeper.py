@@ -826,6 +826,6 @@ def test_the_disk_is_well_again(keeper: Keeper, lane: Lane) -> None:
     assert recording.take(7.0, lambda each: each.lane) is not None
     recording.written()
     recording.entered()
-    assert [each.trouble for each in recording.unheard] == ["full", ""], "which have not been tried since"
+    assert [each.trouble for each in recording.unheard] == ["", ""], "it takes them, too"
     assert recording.pauses(5.5) == ""
     assert recording.deadline() == -inf
