@@ -121,6 +121,8 @@ class Admission:
         Raises:
             EventTooLarge, BacklogFull, TypeError, ValueError: see :meth:`TrackerCore.track`; nothing was accepted.
         """
+        if self._keeper is not None:
+            self._relieve(self._keeper)
         lane = self._lane(stream, auth_key)
         size = len(line)
         sure_size = lane.sure_size(self._options.max_batch_bytes)
@@ -193,6 +195,8 @@ class Admission:
 
     def enter(self, record: Record) -> float:
         """Accept the event of *record*, for which room is reserved; return as :meth:`accept`."""
+        if self._keeper is not None:
+            self._relieve(self._keeper)
         lane, line = record.lane, record.line
         if self._schedule.by_stream.get(record.stream) is not lane:
             lane = self.lane_of(record)
@@ -225,8 +229,6 @@ class Admission:
         return when
 
     def _open_inlet(self, lane: Lane, now: float) -> float:
-        if self._keeper is not None and self._relieve(self._keeper):
-            self.woken = True
         inlet = Inlet(self._ledger, lane.stream, now)
         when = self._begin_to_wait(lane, now)
         lane.inlet = inlet  # not before, or where a signal handler raises it would wait without a timer
@@ -373,6 +375,7 @@ class Admission:
         if self.resident <= 2 * keeper.window or keeper.putting:
             return False
         self.seal_all()
+        self.woken = True
         return True
 
     # -- room -----------------------------------------------------------------------------------------

@@ -488,7 +488,8 @@ def test_memory_is_short(window: int, busy: str, sealed: str) -> None:
     elif busy == "dropping":
         it.keeper.settled(Lane("c", None), Batch("old", b"1\n", 1, 2, asked=True, kept=True), drop_by=1.0)
     it.enter(it.record(number(100), "b"))
-    assert it.enter(it.record(number(100), "b")) == -inf
+    when = it.enter(it.record(number(100), "b"))
+    assert (when, it.woken) == ((-inf, False) if sealed != "ab" else (inf, True))
     assert "".join(lane.stream for lane in it.schedule if lane.batches) == sealed
     assert it.schedule.take() is not None
 
@@ -507,9 +508,11 @@ def test_what_is_in_memory() -> None:
 
 def behind(on_full: str, **options: Any) -> Admitting:
     """One that holds as much as it may in memory, in batches of two, of which the disk has none yet."""
-    it = Admitting(Level.MEMORY, window=0, memory=400, max_batch_events=2, on_full=on_full, **options)
-    for _ in range(4):
-        it.put(number(100))
+    it = Admitting(Level.MEMORY, window=199, memory=398, max_batch_events=2, on_full=on_full, **options)
+    assert it.keeper is not None
+    for n in range(4):
+        it.put(number(99 if n else 101))
+    assert [batch.size for batch in it.lane().batches] == [198, 200]
     return it
 
 
@@ -517,12 +520,12 @@ def behind(on_full: str, **options: Any) -> Admitting:
 def test_no_room_in_memory(on_full: str) -> None:
     """Where the disk is behind there is room once it has taken something, however large the budget is."""
     it = behind(on_full)
-    with pytest.raises(BacklogFull, match=r"memory has no room, .*: 4 events, 400 bytes are pending"):
+    with pytest.raises(BacklogFull, match=r"memory has no room, .*: 4 events, 398 bytes are pending"):
         it.put(number(1), "t")
     assert "t" not in it.schedule.by_stream
     assert len(it.update().put) == 2
-    assert it.resident == 0
-    it.put(number(400), "t")
+    assert it.resident == 198
+    it.put(number(200), "t")
     with pytest.raises(BacklogFull):
         it.put(number(1), "t")
 
@@ -548,6 +551,24 @@ def test_memory_that_many_lanes_fill() -> None:
     assert [kept.size for kept, _ in it.update().put] == [50]
 
 
+@pytest.mark.parametrize("recorded", [False, True])
+def test_before_memory_is_full(recorded: bool) -> None:
+    """Where many lanes hold little each, all of it goes to the disk in time."""
+    it = Admitting(Level.PROCESS if recorded else Level.MEMORY, window=100, memory=400, on_full="raise")
+    for stream in "abc":
+        assert not it.woken
+        if recorded:
+            it.enter(it.record(number(100), stream))
+        else:
+            it.put(number(100), stream)
+            it._take_back_unused()
+    assert it.woken == recorded  # the third record is in memory already when it is entered
+    if not recorded:
+        it.put(number(1), "c")
+    assert it.woken
+    assert [kept.size for kept, _ in it.update().put] == [100] * (2 if recorded else 3)
+
+
 def test_a_new_event_is_dropped_for_want_of_memory() -> None:
     """The words say what was short."""
     it = behind("drop_newest")
@@ -559,38 +580,28 @@ def test_a_new_event_is_dropped_for_want_of_memory() -> None:
 def test_the_oldest_is_dropped_for_want_of_memory() -> None:
     """Of what the disk does not have: to drop the rest would make no room."""
     it = behind("drop_oldest")
-    it.update()
-    for _ in range(3):
-        it.put(number(101))
-        it.put(number(99))
-    assert [(loss.count, loss.lines, loss.message.split(",")[0]) for loss in it.lost()] == [
-        (2, number(101) + number(99), "memory has no room")
+    it.update()  # one of the two is on the disk alone then
+    for _ in range(2):
+        it.put(number(101), "t")
+        it.put(number(98), "t")
+    assert [(loss.stream, loss.count, loss.message.split(",")[0]) for loss in it.lost()] == [
+        ("s", 2, "memory has no room")
     ]
-    assert it.ledger.pending_bytes == 800
-    assert len(it.lane().batches) == 4
-
-
-def test_all_that_the_disk_does_not_have_is_dropped_for_a_large_event() -> None:
-    """Waiting events too, and nothing that it has."""
-    it = behind("drop_oldest")
-    it.update()
-    it.put(number(100))
-    it.put(number(100))
-    it.put(number(100), "t")
-    it.put(number(301), "u")
-    assert [loss.lines for loss in it.lost()] == [number(100) * 2, number(100)]
-    assert sum(lane.pending for lane in it.schedule) == 5
+    assert [batch.size for batch in it.lane().batches] == [200]
+    it.put(number(300), "u")
+    assert [loss.stream for loss in it.lost()] == ["s", "t", "t"]
+    assert sum(lane.pending for lane in it.schedule) == 3
 
 
 def test_a_budget_that_is_used_up_where_memory_is_short_too() -> None:
     """What is on the disk alone makes room in the budget, and in memory only what is there."""
-    it = behind("drop_oldest", max_pending_events=8)
+    it = behind("drop_oldest", max_pending_events=6)
     it.update()
-    for _ in range(4):
-        it.put(number(100))
-    it.put(number(100))
-    assert [(loss.count, loss.lines) for loss in it.lost()] == [(2, b""), (2, number(100) * 2)]
-    assert [lane.pending for lane in it.schedule] == [5]
+    it.put(number(100), "t")
+    it.put(number(100), "t")
+    it.put(number(2), "u")
+    assert [(loss.count, loss.lines) for loss in it.lost()] == [(2, b""), (2, number(99) * 2)]
+    assert [lane.stream for lane in it.schedule] == ["t", "u"]
 
 
 def test_little_is_lent_where_memory_is_short() -> None:
@@ -605,6 +616,37 @@ def test_little_is_lent_where_memory_is_short() -> None:
     it = Admitting(memory=1600)
     it.put(number(1300))
     assert it.lane().inlet.lent_bytes == 8192
+
+
+def test_restored_records_in_memory() -> None:
+    """They may be more than memory has room for, until all is kept, and are no reason to drop anything."""
+    it, _ = restored(on_full="drop_oldest", window=0, memory=6)
+    for n in (4, 5, 6):
+        it.put(b"%d\n" % n)
+    assert it.lost() == []
+    it.put(b"7\n")
+    assert [loss.lines for loss in it.lost()] == [b"1\n2\n"]
+    while it.keeper is not None and it.keeper.putting:
+        it.update()
+    assert it.keeper is not None
+    assert it.keeper.restored == 0
+
+
+def test_batches_that_are_settled_are_forgotten() -> None:
+    """Of those that might be dropped for new events no more are remembered than there are, and of none its events."""
+    it = Admitting(Level.MEMORY, window=0, max_batch_events=1, on_full="drop_oldest")
+    assert it.keeper is not None
+    for _ in range(500):
+        it.put(number(100))
+        it.update()
+        lane = it.lane()
+        batch = lane.batches.pop()
+        it.keeper.loaded(batch, number(100))
+        it.keeper.settled(lane, batch)
+        it.ledger.settle_delivered(1, 100)
+        assert batch.lines is None
+    assert len(it._spilled) < 200
+    assert len(it._unkept) < 200
 
 
 def restored(**options: Any) -> tuple[Admitting, Lane]:
