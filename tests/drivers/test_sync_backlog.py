@@ -1512,10 +1512,10 @@ class TestFork:
             tracker = Tracker("http://c.example", transport=Printing(), backlog=sys.argv[1])
             if not os.fork():
                 signal.alarm(10)
-                def cannot(self, *, numbered=True):
+                def cannot(self, log, *, numbered=True):
                     tracker.track("s", "finaliser's")
                     raise BacklogError("no space left")
-                Backlog.open = cannot
+                Backlog._open = cannot
                 try:
                     tracker.track("s", "not accepted")
                 except BacklogError:
