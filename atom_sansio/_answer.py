@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 from ._errors import ConnectionFailed, RemoteError
 from ._messages import Reply
@@ -15,7 +16,7 @@ def answer(given: object) -> Reply | RemoteError:
     status: object = given.status
     if not isinstance(status, int):
         return ConnectionFailed(f"the transport gave a Reply whose status is no int, but {type(status).__name__}")
-    if type(given.body) is bytes and (given.headers == () or _are_pairs(given.headers)):
+    if type(given.body) is bytes and _are_pairs(given.headers):
         return given
     return Reply(status=status, headers=_headers(given.headers), body=_body(given.body))
 
@@ -40,11 +41,10 @@ def _is_pair(each: tuple[object, ...]) -> bool:
     return len(each) == 2 and isinstance(each[0], str) and isinstance(each[1], str)
 
 
-def _headers(given: object) -> tuple[tuple[str, str], ...]:
+def _headers(given: Any) -> tuple[tuple[str, str], ...]:
     """Those of *given* that are pairs of str."""
-    each: object = given.items() if isinstance(given, Mapping) else given
     try:
-        pairs = [tuple(pair) for pair in each] if isinstance(each, Iterable) else []
+        pairs = [tuple(pair) for pair in (given.items() if isinstance(given, Mapping) else given)]
     except TypeError:
         return ()
     return tuple((str(pair[0]), str(pair[1])) for pair in pairs if _is_pair(pair))

@@ -51,6 +51,9 @@ class Name(str):
         ({"headers": [("retry-after", "1")]}, {}),
         ({"headers": (("retry-after", "1"), ("a", 1), (b"b", "c"), ("d",), ("e", "f", "g"), "hij")}, {}),
         ({"headers": (1, 2)}, {"headers": ()}),
+        ({"headers": (("a", 1),)}, {"headers": ()}),
+        ({"headers": (("a",),)}, {"headers": ()}),
+        ({"headers": [("retry-after", Name("1"))]}, {}),
         ({"headers": [(Name("retry-after"), "1")]}, {}),
     ],
 )

@@ -8,7 +8,18 @@ from math import inf
 
 import pytest
 
-from atom_sansio import AuthKey, DeadLetter, KeptBatch, Level, Loss, LossReason, Mark, RecordState, UpdateBacklog
+from atom_sansio import (
+    AuthKey,
+    DeadLetter,
+    KeptBatch,
+    LaneState,
+    Level,
+    Loss,
+    LossReason,
+    Mark,
+    RecordState,
+    UpdateBacklog,
+)
 from atom_sansio import _keeper as keeper_module
 from atom_sansio._keeper import Keeper
 from atom_sansio._lane import Batch, Lane, split
@@ -172,6 +183,52 @@ def test_halves_that_memory_is_too_small_for(lane: Lane) -> None:
     keeper.updated(8)
     assert [half.lines for half in halves] == [None, None]
     assert keeper.away == batch.size
+
+
+@pytest.mark.parametrize(
+    ("state", "stays"),
+    [
+        (LaneState.PARKED, False),
+        (LaneState.BACKING_OFF, False),
+        (LaneState.READY, True),
+        (LaneState.IN_FLIGHT, True),
+        (LaneState.AT_BACKLOG, True),
+    ],
+)
+def test_what_could_not_be_kept_before_its_lane_paused(lane: Lane, state: LaneState, stays: bool) -> None:
+    """It is let go once it is kept, if memory is short and it is neither on its way nor about to be."""
+    for resident in (3, 4):
+        keeper = Keeper(Level.PROCESS, window=3)
+        batch = make(keeper, "a")
+        put(keeper, lane, batch)
+        lane.state = state
+        update(keeper)
+        keeper.updated(resident)
+        assert (batch.lines is not None) == (stays or resident == 3)
+
+
+def test_what_is_settled_is_not_in_memory(keeper: Keeper, lane: Lane) -> None:
+    """Whoever still knows of a batch that is to be dropped has no events of it."""
+    (batch,) = kept(keeper, lane, "a")
+    keeper.settled(lane, batch)
+    assert batch.lines is None
+    assert keeper.away == 0
+
+
+def test_restored_in_memory(keeper: Keeper, lane: Lane, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was made of earlier records may be in memory until all is put."""
+    monkeypatch.setattr(keeper_module, "_CHUNK", 1)
+    assert keeper.restored == 0
+    batches = [make(keeper, "a"), make(keeper, "b")]
+    keeper.put_restored(lane, batches, ())
+    put(keeper, lane, make(keeper, "c"))
+    assert keeper.restored == sum(batch.size for batch in batches)
+    update(keeper)
+    keeper.updated(0)
+    assert keeper.restored == sum(batch.size for batch in batches)
+    update(keeper)
+    keeper.updated(0)
+    assert keeper.restored == 0
 
 
 def test_dropped_with_its_halves(keeper: Keeper, lane: Lane, monkeypatch: pytest.MonkeyPatch) -> None:
