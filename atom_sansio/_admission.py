@@ -275,8 +275,8 @@ class Admission:
         """The lane has another full batch; return whether it may be sent now and could not before."""
         lane.close_inlet(full=True)
         if self._keeper is not None and self.resident > self._keeper.window:
-            if not self._relieve(self._keeper):
-                self.seal(lane)
+            self._relieve(self._keeper)
+            self.seal(lane)
             return -inf
         if lane.state is not LaneState.FILLING:
             return inf
@@ -370,22 +370,20 @@ class Admission:
         """Bytes of pending events in memory."""
         return self._ledger.pending_bytes - (0 if self._keeper is None else self._keeper.away)
 
-    def _relieve(self, keeper: Keeper) -> bool:
-        """Have what waits in all lanes kept, of which many may hold little each, if memory is short; whether it was."""
-        if self.resident <= 2 * keeper.window or keeper.putting:
-            return False
-        self.seal_all()
-        self.woken = True
-        return True
+    def _relieve(self, keeper: Keeper) -> None:
+        """Have what waits in all lanes kept, of which many may hold little each, if memory is short."""
+        if self.resident > 2 * keeper.window and not keeper.putting:
+            self.seal_all()
+            self.woken = True
 
     # -- room -----------------------------------------------------------------------------------------
 
     def has_room(self, size: int) -> bool:
         """Whether an event of *size* bytes may be accepted: the budget allows it, and memory, if the disk is behind."""
-        if not self._ledger.has_room(size):
-            return False
         keeper = self._keeper
-        return keeper is None or self.resident + size <= keeper.memory + keeper.restored
+        return self._ledger.has_room(size) and (
+            keeper is None or self.resident + size <= keeper.memory + keeper.restored
+        )
 
     def _take_back_unused(self) -> None:
         """Let inlets keep only as much of the budget as they use; again and again it costs nothing."""

@@ -632,6 +632,29 @@ def test_restored_records_in_memory() -> None:
     assert it.keeper.restored == 0
 
 
+def test_which_batch_is_dropped() -> None:
+    """One that is in memory makes room there, and one that is on the disk alone is found when the budget is used up."""
+    it = behind("drop_oldest")
+    it.update()
+    other = Lane("t", None)
+    assert it._drop_spilled(other, 0.0, "memory", in_memory=True)
+    assert not it._drop_spilled(other, 0.0, "memory", in_memory=True)
+    assert it._drop_spilled(other, 0.0, "budget", in_memory=False)
+    assert not it._drop_spilled(other, 0.0, "budget", in_memory=False)
+    assert [(loss.message, len(loss.lines)) for loss in it.lost()] == [("memory", 198), ("budget", 0)]
+
+
+def test_how_many_batches_are_remembered() -> None:
+    """Twice as many as there are, and some."""
+    it = Admitting(Level.MEMORY, window=0, max_batch_events=1, on_full="drop_oldest")
+    bounds = []
+    for n in range(1, 500):
+        it.put(number(2))
+        if it._most_spilled not in bounds:
+            bounds += [it._most_spilled, n]
+    assert bounds == [64, 1, 2 * 65 + 64, 65, 2 * 195 + 64, 195, 2 * 455 + 64, 455]
+
+
 def test_batches_that_are_settled_are_forgotten() -> None:
     """Of those that might be dropped for new events no more are remembered than there are, and of none its events."""
     it = Admitting(Level.MEMORY, window=0, max_batch_events=1, on_full="drop_oldest")
