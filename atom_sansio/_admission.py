@@ -275,7 +275,6 @@ class Admission:
         """The lane has another full batch; return whether it may be sent now and could not before."""
         lane.close_inlet(full=True)
         if self._keeper is not None and self.resident > self._keeper.window:
-            self._relieve(self._keeper)
             self.seal(lane)
             return -inf
         if lane.state is not LaneState.FILLING:

@@ -120,6 +120,20 @@ def test_late_events_are_taken_up_by_what_comes_next() -> None:
     assert t.arrived() == [1, 2]
 
 
+def test_late_events_have_room() -> None:
+    """What was put in just when the room that was lent for it was taken back counts at once."""
+    t = Tracker()
+    t.track("a", 1)
+    inlet = t._lanes["a"].inlet
+    t.core._admission._take_back_unused()
+    assert t.core._ledger.pending == 1
+    inlet.lines += b"2\n"
+    inlet.events += 1
+    t._late.append(inlet)
+    t.core.next_deadline()
+    assert (t.core._ledger.pending, inlet.lent_events) == (2, 2)
+
+
 def test_what_cannot_be_sent() -> None:
     """It is refused as a decision would, and nothing is accepted."""
     t = Tracker(max_batch_bytes=1024)

@@ -185,6 +185,28 @@ def test_flushed_before_it_is_written() -> None:
     assert flush.done
 
 
+def test_flushed_before_it_is_written_beside_others() -> None:
+    """The driver is told to look again, though it was to look at something else before that lane's own time."""
+    core = make(Level.PROCESS)
+    core.admit("a", b"1\n", now=0.0, waits=False)
+    assert core.next_records(now=0.0) is not None
+    core.flush(now=0.0)
+    core._told_deadline = 5.0
+    assert core.records_written(now=0.0)
+
+
+def test_flushed_and_left() -> None:
+    """Where all has ended meanwhile the event stays where it is written."""
+    core = make(Level.PROCESS)
+    core.admit("a", b"1\n", now=0.0, waits=False)
+    assert core.next_records(now=0.0) is not None
+    flush = core.flush(now=0.0)
+    core.abandon(now=0.0)
+    core.records_written(now=0.0)
+    assert flush.result.pending == 1
+    assert len(core._schedule) == 0
+
+
 def test_flushed_and_in_memory_alone() -> None:
     """What the disk has refused, and nobody can be told of, is sent for a flush all the same."""
     core = make(Level.PROCESS, on_full="raise")
