@@ -195,8 +195,8 @@ class Admission:
 
     def enter(self, record: Record) -> float:
         """Accept the event of *record*, for which room is reserved; return as :meth:`accept`."""
-        if self._keeper is not None:
-            self._relieve(self._keeper)
+        assert self._keeper is not None
+        self._relieve(self._keeper)
         lane, line = record.lane, record.line
         if self._schedule.by_stream.get(record.stream) is not lane:
             lane = self.lane_of(record)

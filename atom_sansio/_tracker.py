@@ -264,6 +264,13 @@ class TrackerCore:
                 self._take_up_interrupting()
 
     @in_turn
+    def decide_next(self, stream: str) -> None:
+        """Let the next event of *stream* that comes without a key of its own be decided about."""
+        lane = self.lanes.get(stream)
+        if lane is not None and lane.inlet is not NO_INLET:
+            lane.inlet.max_size = 0
+
+    @in_turn
     def take_back(self, record: Record) -> bool:
         """Do not accept the event of *record* after all; False if it is accepted, or being written just now."""
         assert self._recording is not None

@@ -256,8 +256,8 @@ class Tracker(Intake[Receipt]):
                     self._look_again()
                 elif not self._senders:  # the last attempt to start one failed
                     self._wake()
-                if not self._senders and (lane := self._lanes.get(stream)) is not None:
-                    lane.inlet.max_size = min(lane.inlet.max_size, 0)  # the next event comes here, too
+                if not self._senders and not core.busy:
+                    core.decide_next(stream)  # so that it is tried again with the next event
             except (LocalError, TypeError, ValueError):
                 raise
             except BaseException:  # a signal handler's: the event may be in, and nobody know that it is to be sent

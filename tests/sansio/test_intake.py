@@ -25,6 +25,7 @@ from atom_sansio import (
     TrackerClosed,
     TrackerCore,
 )
+from atom_sansio._inlet import NO_INLET
 
 
 class Tracker(Intake[Receipt]):
@@ -118,6 +119,22 @@ def test_late_events_are_taken_up_by_what_comes_next() -> None:
     t.core.next_deadline()
     assert t.core.statistics().pending == 2
     assert t.arrived() == [1, 2]
+
+
+def test_the_next_event_is_decided_about() -> None:
+    """Where a driver asks for that; an inlet that is closed stays closed, and the one that stands for none."""
+    t = Tracker()
+    t.track("a", 1)
+    t.core.decide_next("a")
+    t.track("a", 2)
+    t.track("a", 3)
+    assert t.decided == 2
+    inlet = t._lanes["a"].inlet
+    t.flush()
+    for stream in ("a", "b"):
+        t.core.decide_next(stream)
+    assert inlet.max_size == NO_INLET.max_size == -1
+    assert t.arrived() == [1, 2, 3]
 
 
 def test_late_events_have_room() -> None:
