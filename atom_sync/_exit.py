@@ -49,9 +49,9 @@ def _stop_all() -> None:
     All send at once, and then all write to their backlogs at once, so that none waits for the server or the disk of
     another.  A transport's ``close()`` may raise or block, so all are heard before the first is called.
     """
-    # A forked child may not have needed it.
     # Copied in one step: other threads may go on, and make or stop one.
     found = [reference() for reference in list(live.data)]  # type: ignore[attr-defined]  # there since Python 2.7
+    # A forked child may not have needed its core.
     trackers = [tracker for tracker in found if tracker is not None and (hasattr(tracker, "_core") or tracker._aside)]
     until = time.monotonic() + TIMEOUT
     cuts = {tracker: until - tracker._time_after_sending() for tracker in trackers}

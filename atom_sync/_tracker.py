@@ -577,10 +577,10 @@ class Tracker(Intake[Receipt]):
         """Whether a signal handler that asks this has interrupted a call of its own thread."""
         # Anywhere under the lock: between finding no room and waiting for some a stop() would go unheard.
         owned: bool = self._lock._is_owned()  # type: ignore[attr-defined]  # as threading.Condition asks
-        if owned or self._keeping is None or self._keeping.interrupted():
-            return owned or self._keeping is not None
+        if owned or self._keeping is None:
+            return owned
         with self._lock:
-            return self._keeping.serves()  # as one that waits for its record, which it may have to write itself
+            return self._keeping.serves()  # as one that waits for its record, too, which it may have to write itself
 
     def _begin_in_child(self) -> None:
         keeping = self._keeping

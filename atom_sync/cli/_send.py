@@ -151,10 +151,9 @@ class _Job:
             # What is no string is sent as it stands: reading and writing could change it (1.10, repeated names).
             event = texts[0] if line.startswith(b'"') else orjson.Fragment(texts[0])
             self._tracker.track(self._stream, event)
-            self.events += 1
         except ValueError as error:
-            self.events += 1
             self._sendoff.problem(f"line {self.line}: {str(error).partition(': line 1')[0]}")
+        self.events += 1
 
 
 @contextmanager
