@@ -65,7 +65,7 @@ class Admission:
         self._keeper = keeper
         self._ids = ids
         self._spilled: deque[tuple[Lane, Batch]] = deque()  # those to be kept, the oldest first
-        self._unkept: deque[tuple[Lane, Batch]] = deque()  # of these, those that may be in memory
+        self._in_memory: deque[tuple[Lane, Batch]] = deque()  # of these, those that may be there
         self._most_spilled = _SLACK
         self._keys = dict(options.auth_keys)
         self._some_unused = False  # whether a lane may have been lent more than it uses
@@ -146,7 +146,7 @@ class Admission:
         max_events = self._options.max_batch_events
         want_bytes = full_size if lane.closed else min(full_size, max(_LEAST_LENT, 2 * (len(inlet.lines) + size)))
         if self._keeper is not None:  # as the ledger has it of its budget, the last eighth is for what is used
-            want_bytes = min(want_bytes, inlet.lent_bytes + self._keeper.memory // 8 * 7 - self.resident)
+            want_bytes = min(want_bytes, inlet.lent_bytes + self._keeper.crowded // 8 * 7 - self.resident)
         ledger.lend(inlet, size, want_bytes=want_bytes, want_events=max_events)
         inlet.append(line)
         if receipt is not None:
@@ -349,10 +349,10 @@ class Admission:
         if self._ages is not None:
             entries = [(lane, batch) for batch in batches]
             self._spilled += entries
-            self._unkept += entries
+            self._in_memory += entries
             if len(self._spilled) > self._most_spilled:
                 self._spilled = deque(entry for entry in self._spilled if not entry[1].settled)
-                self._unkept = deque(entry for entry in self._unkept if entry[1].lines is not None)
+                self._in_memory = deque(entry for entry in self._in_memory if entry[1].lines is not None)
                 self._most_spilled = 2 * len(self._spilled) + _SLACK
 
     def _cut(self, lane: Lane, *, send: bool = True) -> Batch:
@@ -366,14 +366,16 @@ class Admission:
 
     @property
     def resident(self) -> int:
-        """Bytes of pending events in memory."""
+        """Bytes of pending events in memory, with what is lent or reserved for more of them."""
         return self._ledger.pending_bytes - (0 if self._keeper is None else self._keeper.away)
 
     def _relieve(self, keeper: Keeper) -> None:
         """Have what waits in all lanes kept, of which many may hold little each, if memory is short."""
-        if self.resident > 2 * keeper.window and not keeper.putting:
-            self.seal_all()
-            self.woken = True
+        if self.resident > keeper.crowded and not keeper.putting:
+            self._take_back_unused()  # which is no memory
+            if self.resident > keeper.crowded:
+                self.seal_all()
+                self.woken = True
 
     # -- room -----------------------------------------------------------------------------------------
 
@@ -432,8 +434,11 @@ class Admission:
         return False
 
     def _drop_spilled(self, lane: Lane, now: float, trouble: str, *, in_memory: bool) -> bool:
-        """Drop the oldest batch, or that *in_memory*, that was never to be sent yet; return whether there was one."""
-        batches = self._unkept if in_memory else self._spilled
+        """Drop the oldest batch that was never to be sent yet; return whether there was one.
+
+        With *in_memory* one that is there, of which memory alone is let go if the disk has it.
+        """
+        batches = self._in_memory if in_memory else self._spilled
         while batches:
             victim, batch = batches.popleft()
             if (
@@ -443,6 +448,10 @@ class Admission:
                 or (victim.state is LaneState.AT_BACKLOG and batch is victim.batches[-1])
             ):
                 continue
+            if in_memory and batch.kept:
+                assert self._keeper is not None
+                self._keeper.let_go(batch)
+                return True
             after = victim.take_out(batch)
             self._losses.lose(victim, batch, LossReason.BACKLOG_FULL, None, trouble, now=now, after=after)
             if victim.empty and victim is not lane:

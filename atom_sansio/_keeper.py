@@ -26,6 +26,9 @@ from ._state import LaneState
 WINDOW: Final = 32 * 1024 * 1024
 """Bytes of pending events that are held in memory beside a backlog; the rest is on the disk alone."""
 
+_CROWDED: Final = 2
+"""Windows of them in memory after which also what is in lanes that are not full is to be kept, and sent soon."""
+
 MEMORY: Final = 3 * WINDOW
 """Bytes of them that may be in memory at most, where the disk takes them more slowly than they come, or not at all."""
 
@@ -58,6 +61,8 @@ class _Entry:
     """The batch that is to be dropped with this, which was split off it."""
     restored: tuple[Mark, ...] = ()
     """Marks of earlier generations."""
+    restored_size: int = 0
+    """Bytes of the events that their records held."""
 
     @property
     def to_put(self) -> bool:
@@ -78,11 +83,12 @@ class Keeper:
         self.records = level is not Level.MEMORY
         """Whether each event has a record."""
         self.window = window
+        self.crowded = min(_CROWDED * window, memory)
         self.memory = memory
         self.away = 0
         """Bytes of pending events that are not in memory."""
         self.restored = 0
-        """Bytes of events of earlier records that may be in memory beyond what there is room for, until all is put."""
+        """Bytes of events of earlier records that may be in memory beyond what there is room for: they are not put yet."""
         self.failing = False
         """Whether the last update failed."""
         self._queue: deque[_Entry] = deque()
@@ -153,9 +159,9 @@ class Keeper:
             self.put(lane, half)
             self._queue[-1].joined = half is not halves[-1]
         self._queue[-1].drop = batch.batch_id  # what is not there is dropped without harm
+        batch.lines = None  # the halves have them; whoever still knows of it needs it no more
         if batch.kept:
             return
-        batch.lines = None
         under_way = self._under_way[0] if self._under_way is not None else []
         behind = False
         for entry in (*under_way, *self._queue):
@@ -167,8 +173,8 @@ class Keeper:
         """Have *letter* kept for good."""
         self._dead.append(letter)
 
-    def let_go(self, batch: Batch, resident: int) -> None:
-        """Let the events of *batch* be on the disk alone, if they are and memory is short."""
+    def let_go(self, batch: Batch, resident: float = inf) -> None:
+        """Let the events of *batch* be on the disk alone, if it has them and *resident* bytes are too many."""
         if batch.kept and batch.lines is not None and resident > self.window:
             batch.lines = None
             self.away += batch.size
@@ -197,10 +203,12 @@ class Keeper:
         """Have *batches*, which hold the events of all the records up to *marks*, kept, all or none."""
         for batch in batches:
             self.put(lane, batch)
-            self.restored += batch.size
             self._queue[-1].mark = None
             self._queue[-1].joined = batch is not batches[-1]
-        self._queue[-1].restored = marks
+        last = self._queue[-1]
+        last.restored = marks
+        last.restored_size = sum(batch.size for batch in batches)
+        self.restored += last.restored_size
 
     # -- records --------------------------------------------------------------------------------------
 
@@ -299,9 +307,8 @@ class Keeper:
         entries, _ = self._under_way
         self._under_way = self._retry_at = None
         self.failing = False
-        if not self._queue:
-            self.restored = 0
         for entry in entries:
+            self.restored -= entry.restored_size
             if (batch := entry.batch) is None:
                 continue
             batch.kept = True
@@ -342,7 +349,7 @@ class Keeper:
 
 
 def _at_rest(lane: Lane | None) -> bool:
-    """Whether the first batch of *lane* is neither on its way nor about to be sent, though it was."""
+    """Whether the first batch of *lane* was sent, and waits for a pause or another key."""
     return lane is not None and lane.state in (LaneState.BACKING_OFF, LaneState.PARKED)
 
 

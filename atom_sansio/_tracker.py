@@ -597,7 +597,8 @@ class TrackerCore:
                 if when != inf or admission.woken:
                     sooner |= self._sooner(when)
             if record.flushes and not closed:  # also of one that was entered before a handler has raised
-                self._schedule.make_due(record.lane)
+                if record.lane in self._schedule:  # or another call has dropped it since that
+                    self._schedule.make_due(record.lane)
                 sooner |= self._sooner(-inf)
         if recording.entered() and not closed:
             assert self._keeper is not None

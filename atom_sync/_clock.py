@@ -85,9 +85,12 @@ class Clock:
         """Run *target* in a thread that does not keep the process alive.
 
         Raises:
-            RuntimeError: the interpreter shuts down and starts no more threads.
+            RuntimeError: the interpreter shuts down and starts no more threads, or there are too many.
         """
-        _Thread(target=target, name=name, daemon=True).start()
+        try:
+            _Thread(target=target, name=name, daemon=True).start()
+        except MemoryError as error:
+            raise RuntimeError("there is no memory for another thread") from error
 
 
 class _Thread(threading.Thread):

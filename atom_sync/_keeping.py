@@ -359,7 +359,7 @@ class Keeping:
             self.alone = False
         except BaseException as error:
             self._worker = None
-            if not isinstance(error, (RuntimeError, MemoryError)):
+            if not isinstance(error, RuntimeError):
                 raise  # a signal handler's, and the thread may have been started or not
             self.alone = True  # the interpreter shuts down and starts no more threads
 

@@ -531,7 +531,7 @@ class Tracker(Intake[Receipt]):
         elif self._senders < self._options.max_in_flight:
             _exit.stop_at_exit()
             # The interpreter shuts down, and stop() knows; or there are too many, and the next event tries again.
-            with contextlib.suppress(RuntimeError, MemoryError):
+            with contextlib.suppress(RuntimeError):
                 self._clock.start(self._sender, "atom-sender")
                 self._senders += 1
 

@@ -157,7 +157,8 @@ class DeadLetters:
         Raises:
             BacklogError: a tracker has the file; the letters are as they were.
         """
-        with self._reading(), self._lock(opened), tables.transaction(self._connection):
+        # The lock first: who forks waits for this to be done with SQLite, and has no lock opened or closed meanwhile.
+        with self._lock(opened), self._reading(), tables.transaction(self._connection):
             for letter in letters:
                 tables.revive(self._connection, letter.number, letter.letter_id)
 
@@ -166,7 +167,10 @@ class DeadLetters:
         if opened is not None and self._path.absolute() in opened.files:
             yield
             return
-        taken = lock(lock_of(self._path))
+        try:
+            taken = lock(lock_of(self._path))
+        except OSError as error:
+            raise BacklogError(f"{self._path} cannot be locked: {error}") from error
         if taken is None:
             raise BacklogError(f"{self._path} is in use by {user(self._path)}; revive letters when that has ended")
         try:

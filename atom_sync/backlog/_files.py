@@ -9,6 +9,7 @@ import threading
 import time
 import weakref
 from pathlib import Path
+from typing import Final
 
 from atom_sync._late_imports import LONGEST_WAIT
 
@@ -141,6 +142,9 @@ _at_work: weakref.WeakValueDictionary[int, Working] = weakref.WeakValueDictionar
 _entry = threading.RLock()
 """Who joins them holds it for a moment, and who forks all the time."""
 
+_CLOSED: Final = 0.1
+"""Seconds that nobody can join them while a fork waits for those within; most need less."""
+
 
 def lock(path: Path) -> Lock | None:
     """Lock the file *path* for this process, or give None if somebody has it locked.
@@ -176,11 +180,20 @@ def _before_fork() -> None:
     until = time.monotonic() + LONGEST_WAIT
     _no_fork.acquire(timeout=LONGEST_WAIT)
     while _entry.acquire(timeout=max(0.0, until - time.monotonic())):
-        others = {working.thread for working in _at_work.values()} - {threading.get_ident()}
-        if not others or time.monotonic() >= until:
+        closed_until = min(time.monotonic() + _CLOSED, until)
+        while at_work := _others_at_work():
+            if time.monotonic() >= closed_until:
+                break
+            time.sleep(0.001)
+        if not at_work or time.monotonic() >= until:
             return
-        _entry.release()
+        _entry.release()  # for one of them that has to join again before it can end
         time.sleep(0.001)
+
+
+def _others_at_work() -> bool:
+    found = [reference() for reference in _at_work.valuerefs()]  # copied in one step, since who leaves has no lock
+    return any(working is not None and working.thread != threading.get_ident() for working in found)
 
 
 def _after_fork() -> None:

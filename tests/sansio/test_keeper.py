@@ -216,16 +216,23 @@ def test_what_is_settled_is_not_in_memory(keeper: Keeper, lane: Lane) -> None:
 
 
 def test_restored_in_memory(keeper: Keeper, lane: Lane, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was made of earlier records may be in memory until all is put."""
+    """What was made of earlier records may be in memory until it is put, whatever comes after it."""
     monkeypatch.setattr(keeper_module, "_CHUNK", 1)
     assert keeper.restored == 0
-    batches = [make(keeper, "a"), make(keeper, "b")]
-    keeper.put_restored(lane, batches, ())
-    put(keeper, lane, make(keeper, "c"))
-    assert keeper.restored == sum(batch.size for batch in batches)
+    sizes = []
+    for names in ("ab", "c"):
+        batches = [make(keeper, name) for name in names]
+        keeper.put_restored(lane, batches, ())
+        sizes.append(sum(batch.size for batch in batches))
+    put(keeper, lane, make(keeper, "d"))
+    assert keeper.restored == sum(sizes)
+    update(keeper)
+    keeper.failed(0.0)
+    assert keeper.restored == sum(sizes)
+    keeper.hurry()
     update(keeper)
     keeper.updated(0)
-    assert keeper.restored == sum(batch.size for batch in batches)
+    assert keeper.restored == sizes[1]
     update(keeper)
     keeper.updated(0)
     assert keeper.restored == 0
