@@ -88,7 +88,7 @@ class Keeper:
         self.away = 0
         """Bytes of pending events that are not in memory."""
         self.restored = 0
-        """Bytes of events of earlier records that may be in memory beyond what there is room for: they are not put yet."""
+        """Bytes of events of earlier records that are not put yet, which may be in memory beyond what has room."""
         self.failing = False
         """Whether the last update failed."""
         self._queue: deque[_Entry] = deque()

@@ -129,6 +129,9 @@ class Working:
         self.thread = threading.get_ident()
 
     def __enter__(self) -> None:
+        if self.thread in _threads_at_work():  # who forks waits for it already, so it must not wait for who forks
+            _at_work[id(self)] = self
+            return
         with _entry:
             _at_work[id(self)] = self
 
@@ -181,19 +184,19 @@ def _before_fork() -> None:
     _no_fork.acquire(timeout=LONGEST_WAIT)
     while _entry.acquire(timeout=max(0.0, until - time.monotonic())):
         closed_until = min(time.monotonic() + _CLOSED, until)
-        while at_work := _others_at_work():
+        while others := _threads_at_work() - {threading.get_ident()}:
             if time.monotonic() >= closed_until:
                 break
             time.sleep(0.001)
-        if not at_work or time.monotonic() >= until:
+        if not others or time.monotonic() >= until:
             return
-        _entry.release()  # for one of them that has to join again before it can end
+        _entry.release()  # for one that has to join them before they can end
         time.sleep(0.001)
 
 
-def _others_at_work() -> bool:
+def _threads_at_work() -> set[int]:
     found = [reference() for reference in _at_work.valuerefs()]  # copied in one step, since who leaves has no lock
-    return any(working is not None and working.thread != threading.get_ident() for working in found)
+    return {working.thread for working in found if working is not None}
 
 
 def _after_fork() -> None:

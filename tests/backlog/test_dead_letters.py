@@ -6,14 +6,19 @@ import contextlib
 import json
 import os
 import sqlite3
+import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from files import batch, change, held, letter, lines_of
 
 from atom_sansio import BacklogError, LossReason, Request
 from atom_sync import MemoryTransport, Tracker
+from atom_sync._late_imports import LONGEST_WAIT
 from atom_sync.backlog import Backlog, DeadLetters
+from atom_sync.backlog import _tables as tables
 
 
 @pytest.fixture
@@ -94,6 +99,51 @@ def test_reviving_beside_a_tracker(file: Path) -> None:
             assert letters.pending == (0, 0)
         letters.revive(*before)
         assert list(letters) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_reviving_beside_a_fork(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither waits for the other for longer than that is at work."""
+    begun, took = threading.Event(), []
+    revive = tables.revive
+
+    def slowly(*args: Any) -> None:
+        begun.set()
+        time.sleep(0.05)
+        revive(*args)
+
+    def work() -> None:
+        with DeadLetters(file) as letters:
+            before = time.monotonic()
+            letters.revive(*letters)
+            took.append(time.monotonic() - before)
+            assert ids(letters) == []
+
+    monkeypatch.setattr(tables, "revive", slowly)
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert begun.wait(20)
+    before = time.monotonic()
+    pid = os.fork()
+    if pid == 0:  # pragma: no cover - its coverage is not collected
+        os._exit(0)
+    took.append(time.monotonic() - before)
+    os.waitpid(pid, 0)
+    thread.join(20)
+    assert len(took) == 2
+    assert max(took) < LONGEST_WAIT / 2
+
+
+def test_no_lock(file: Path) -> None:
+    """Where there can be no lock letters stay what they are."""
+    lock = file.with_name("events.db-lock")
+    lock.unlink(missing_ok=True)
+    lock.mkdir()
+    with DeadLetters(file) as letters:
+        with pytest.raises(BacklogError, match=r"events\.db cannot be locked: .*Is a directory"):
+            letters.revive(*letters)
+        assert len(ids(letters)) == 4
 
 
 def test_a_place_that_is_taken(file: Path) -> None:

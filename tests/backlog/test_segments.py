@@ -12,6 +12,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -316,6 +317,55 @@ def test_a_fork_while_another_thread_works_with_sqlite(monkeypatch: pytest.Monke
         thread.join(PATIENCE)
     assert forked.is_set()
     assert not files_module._at_work
+
+
+@posix
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_fork_beside_threads_that_take_turns() -> None:
+    """It needs no moment in which none of them is at work by chance, and none waits for it that is."""
+    over = threading.Event()
+
+    def work() -> None:
+        while not over.is_set():
+            with files_module.Working():
+                over.wait(0.005)
+                with files_module.Working():
+                    pass
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    before = time.monotonic()
+    try:
+        for _ in range(3):
+            pid = os.fork()
+            if pid == 0:  # pragma: no cover - its coverage is not collected
+                os._exit(len(files_module._at_work))
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join(PATIENCE)
+    assert time.monotonic() - before < files_module.LONGEST_WAIT
+
+
+def test_work_that_ends_while_a_fork_looks_for_it() -> None:
+    """Other threads may end theirs at any moment of that."""
+    looks = False
+
+    class Ending(files_module.Working):
+        def __getattribute__(self, name: str) -> Any:
+            if name == "thread" and looks:
+                for each in all_:
+                    each.__exit__()
+            return super().__getattribute__(name)
+
+    all_ = [Ending() for _ in range(3)]
+    for each in all_:
+        each.__enter__()
+    looks = True
+    assert files_module._threads_at_work() == {threading.get_ident()}
+    assert files_module._threads_at_work() == set()
 
 
 def test_work_that_an_exception_leaves() -> None:

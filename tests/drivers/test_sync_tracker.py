@@ -87,6 +87,27 @@ def restored_signals() -> Iterator[None]:
 
 
 class TestThreads:
+    def test_no_memory_for_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """That is no other trouble than that there may be none: what it was to tell is told by who would start it."""
+        start = threading.Thread.start
+
+        def fail(thread: threading.Thread) -> None:
+            if thread.name == "atom-reporter":
+                raise MemoryError
+            start(thread)
+
+        monkeypatch.setattr(threading.Thread, "start", fail)
+        told: list[int] = []
+        with Tracker(
+            ENDPOINT, transport=MemoryTransport([422]), on_loss=lambda loss: told.append(loss.count)
+        ) as tracker:
+            tracker.track("s", 1)
+            assert tracker.flush(PATIENCE).lost == 1
+            before = time.monotonic()
+            assert tracker.stop(PATIENCE).pending == 0
+        assert told == [1]
+        assert time.monotonic() - before < PATIENCE / 2
+
     def test_many_at_once(self) -> None:
         """Threads that track at the same time lose nothing, and each finds its own order again."""
         transport = MemoryTransport()

@@ -195,6 +195,24 @@ def test_flushed_before_it_is_written_beside_others() -> None:
     assert core.records_written(now=0.0)
 
 
+def test_flushed_and_dropped() -> None:
+    """An event that was dropped after an exception had left records_written() is sent no more."""
+    core = make(Level.PROCESS, on_full="drop_oldest", max_pending_events=1)
+    core.admit("a", b"1\n", now=0.0, waits=False)
+    assert core.next_records(now=0.0) is not None
+    flush = core.flush(now=0.0)
+    core._schedule.make_due = raises  # type: ignore[assignment, method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        core.records_written(now=0.0)
+    del core._schedule.make_due
+    core.admit("b", b"2\n", now=0.0)
+    assert flush.done
+    core.records_put_off()
+    assert not core.writes_records
+    assert core.next_records(now=0.0) is not None
+    assert core.statistics().lost == {LossReason.BACKLOG_FULL: 1}
+
+
 def test_flushed_and_left() -> None:
     """Where all has ended meanwhile the event stays where it is written."""
     core = make(Level.PROCESS)
