@@ -315,6 +315,7 @@ class Keeping:
                 trouble = str(error)
                 if batch_id in core._delivery._at_backlog:
                     kept.unreadable.append(kept.batches[batch_id])
+                    kept.unsent.pop(batch_id, None)
                     world.oracle.over.add(batch_id)
                 world.call(partial(core.batch_unreadable, batch_id, trouble, now=world.now))
             else:
