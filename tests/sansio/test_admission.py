@@ -624,6 +624,21 @@ def test_little_is_lent_where_memory_is_short() -> None:
     assert it.lane().inlet.lent_bytes == 8192
 
 
+def test_memory_that_is_just_not_crowded() -> None:
+    """Nothing is taken back or kept for that."""
+    it = Admitting(Level.MEMORY, window=100, memory=400)
+    it.put(number(100), "a")
+    it.put(number(25), "b")
+    assert (it.resident, it.lane("a").inlet.lent_bytes) == (200, 175)
+    it.put(number(75), "b")
+    assert (it.resident, it.lane("a").inlet.lent_bytes) == (275, 175)
+    it.put(number(1), "c")
+    assert (it.resident, it.lane("a").inlet.lent_bytes) == (201, 100)
+    assert not it.woken
+    it.put(number(1), "c")
+    assert it.woken
+
+
 def test_what_is_lent_is_no_memory() -> None:
     """Many lanes with little each wait until they are full, however much they were lent."""
     it = Admitting(Level.MEMORY, window=10_000, memory=30_000)

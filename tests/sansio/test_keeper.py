@@ -517,6 +517,11 @@ def test_a_batch_behind_a_mark(keeper: Keeper, lane: Lane) -> None:
     assert batch.kept
 
 
+def test_when_memory_is_crowded() -> None:
+    """Beyond twice the window, or sooner where there is less room."""
+    assert [Keeper(Level.MEMORY, window=10, memory=memory).crowded for memory in (15, 100)] == [15, 20]
+
+
 @pytest.mark.parametrize(("resident", "left"), [(3, "abc"), (4, "bc"), (7, "bc"), (8, "c")])
 def test_only_as_many_are_let_go_as_must(lane: Lane, resident: int, left: str) -> None:
     """Of what was not to be sent yet, the events of the first batches, until the rest fits into memory."""
