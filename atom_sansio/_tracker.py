@@ -596,9 +596,9 @@ class TrackerCore:
                 when = enter(record)
                 if when != inf or admission.woken:
                     sooner |= self._sooner(when)
-            if record.flushes and not closed:  # also of one that was entered before a handler has raised
-                if record.lane in self._schedule:  # or another call has dropped it since that
-                    self._schedule.make_due(record.lane)
+            # Also of one that was entered before a handler has raised; but another call may have dropped it since that.
+            if record.flushes and record.lane in self._schedule:
+                self._schedule.make_due(record.lane)
                 sooner |= self._sooner(-inf)
         if recording.entered() and not closed:
             assert self._keeper is not None
