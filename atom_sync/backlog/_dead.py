@@ -85,6 +85,7 @@ class DeadLetters:
         try:
             with Working():
                 self._connection = tables.connect(self._path, sync=True)
+                self._connection.execute("PRAGMA secure_delete = ON").fetchall()  # what is erased is to be gone
         except (tables.NoBacklog, *tables.ERRORS, OSError) as error:
             raise BacklogError(f"{self._path} cannot be read: {error}") from error
 

@@ -101,6 +101,19 @@ def test_reviving_beside_a_tracker(file: Path) -> None:
         assert list(letters) == []
 
 
+def test_erased_for_good(tmp_path: Path) -> None:
+    """Nothing is left of what was erased, in pages that nothing uses any more either."""
+    opened = Backlog(tmp_path / "events.db").open()
+    opened.update(change(dead=[letter(f"batch-{n}", lines_of(f"secret-{n}" * 3000)) for n in range(8)]))
+    opened.close()
+    with DeadLetters(tmp_path / "events.db") as letters:
+        for each in letters:
+            if each.letter_id != "batch-7":
+                tables.erase(letters._connection, [(each.number, each.letter_id)])  # and no space is given back
+    content = (tmp_path / "events.db").read_bytes()
+    assert [n for n in range(8) if b"secret-%d" % n in content] == [7]
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_reviving_beside_a_fork(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
