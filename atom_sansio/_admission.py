@@ -350,10 +350,10 @@ class Admission:
             entries = [(lane, batch) for batch in batches]
             self._spilled += entries
             self._in_memory += entries
-            if len(self._spilled) > self._most_spilled:
+            if max(len(self._spilled), len(self._in_memory)) > self._most_spilled:
                 self._spilled = deque(entry for entry in self._spilled if not entry[1].settled)
                 self._in_memory = deque(entry for entry in self._in_memory if entry[1].lines is not None)
-                self._most_spilled = 2 * len(self._spilled) + _SLACK
+                self._most_spilled = 2 * max(len(self._spilled), len(self._in_memory)) + _SLACK
 
     def _cut(self, lane: Lane, *, send: bool = True) -> Batch:
         max_events = self._options.max_batch_events

@@ -80,14 +80,17 @@ class Ledger:
 
     def lend(self, inlet: Inlet, size: int, *, want_bytes: int, want_events: int, events: int = 1) -> None:
         """Lend *inlet* room for *events* more of *size* bytes, and while there is plenty as much as it wants."""
-        need = len(inlet.lines) + size - inlet.lent_bytes
-        more = max(need, min(want_bytes - inlet.lent_bytes, self.room_bytes - self._spare_bytes), 0)
-        inlet.lent_bytes += more
-        self.room_bytes -= more
-        need = inlet.events + events - inlet.lent_events
-        more = max(need, min(want_events - inlet.lent_events, self.room_events - self._spare_events), 0)
-        inlet.lent_events += more
-        self.room_events -= more
+        need_bytes = len(inlet.lines) + size - inlet.lent_bytes
+        need_events = inlet.events + events - inlet.lent_events
+        more_bytes = min(want_bytes - inlet.lent_bytes, self.room_bytes - self._spare_bytes)
+        more_events = min(want_events - inlet.lent_events, self.room_events - self._spare_events)
+        if more_bytes <= need_bytes or more_events <= need_events:  # nobody has any use for the one without the other
+            more_bytes, more_events = need_bytes, need_events
+        more_bytes, more_events = max(more_bytes, 0), max(more_events, 0)
+        inlet.lent_bytes += more_bytes
+        self.room_bytes -= more_bytes
+        inlet.lent_events += more_events
+        self.room_events -= more_events
 
     def catch_up(self, inlet: Inlet) -> None:
         """Lend *inlet* what it holds beyond what it was lent: an event was put in just when that was taken back."""

@@ -263,23 +263,24 @@ def test_what_is_taken_in_without_a_decision() -> None:
 def test_events_that_are_lent_and_not_used() -> None:
     """They are taken back when there is no room left, though all bytes are used."""
     it = Admitting(max_batch_bytes=1024, max_pending_bytes=1024, max_pending_events=8, on_full="raise")
-    it.put(number(900), "a")
-    assert (it.lane("a").inlet.lent_bytes, it.lane("a").inlet.lent_events) == (900, 7)
+    it.put(number(400), "a")
+    it.lane("a").inlet.append(number(496))
+    assert (it.lane("a").inlet.lent_bytes, it.lane("a").inlet.lent_events) == (896, 7)
     it.ledger.reserve(0)
     it.put(b"1\n", "b")
-    assert [it.lane(stream).waiting for stream in "ab"] == [1, 1]
+    assert [it.lane(stream).waiting for stream in "ab"] == [2, 1]
 
 
 def test_bytes_that_are_lent_and_not_used() -> None:
     """They are taken back when there is no room left, though all events are used."""
     it = Admitting(max_batch_bytes=8192, max_pending_bytes=9000, max_pending_events=10, on_full="raise")
-    for _ in range(9):
+    for _ in range(7):
         it.ledger.reserve(0)
     it.put(b"1\n", "a")
-    assert it.lane("a").inlet.lent_events == 1
-    it.ledger.unreserve(0)
+    it.lane("a").inlet.append(b"2\n")
+    assert (it.lane("a").inlet.lent_bytes, it.lane("a").inlet.lent_events) == (7875, 2)
     it.put(number(3000), "b")
-    assert [it.lane(stream).waiting for stream in "ab"] == [1, 1]
+    assert [it.lane(stream).waiting for stream in "ab"] == [2, 1]
 
 
 def test_while_more_is_lent(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -712,6 +713,38 @@ def test_batches_that_are_settled_are_forgotten() -> None:
         assert batch.lines is None
     assert len(it._spilled) < 200
     assert len(it._in_memory) < 200
+
+
+def test_batches_that_are_dropped_are_forgotten() -> None:
+    """Also while the budget alone is short, so that memory is never looked through for one to drop."""
+    it = Admitting(Level.MEMORY, window=0, max_batch_events=1, max_pending_events=10, on_full="drop_oldest")
+    for _ in range(500):
+        it.put(number(100))
+        if it.keeper is not None and it.keeper.putting:
+            it.update()
+    assert sum(loss.count for loss in it.lost()) == 490
+    assert len(it._in_memory) < 200
+
+
+@pytest.mark.parametrize(
+    "limit", [{"max_pending_bytes": 100_000, "max_batch_bytes": 20_000}, {"max_pending_events": 1000}]
+)
+def test_a_budget_that_stays_used_up(monkeypatch: pytest.MonkeyPatch, limit: dict[str, int]) -> None:
+    """Lanes are not looked through for what they do not use with each event."""
+    counts = 0
+    count = Inlet.count
+
+    def counting(inlet: Inlet) -> int:
+        nonlocal counts
+        counts += 1
+        return count(inlet)
+
+    monkeypatch.setattr(Inlet, "count", counting)
+    it = Admitting(on_full="drop_oldest", **limit)
+    for n in range(3000):
+        it.put(number(100), f"s{n % 10}")
+    assert sum(loss.count for loss in it.lost()) == 2000
+    assert counts < 100
 
 
 def test_batches_that_are_split_are_forgotten() -> None:

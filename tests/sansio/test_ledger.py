@@ -84,6 +84,18 @@ def test_an_event_that_an_inlet_was_not_lent_room_for() -> None:
     assert (it.pending, it.pending_bytes) == (1, 120)
 
 
+@pytest.mark.parametrize(("bytes_", "events"), [(100, 60), (700, 9)])
+def test_what_is_of_no_use_is_not_lent(bytes_: int, events: int) -> None:
+    """Bytes without events are none, nor events without bytes."""
+    it = Ledger(max_bytes=800, max_events=80)
+    it.reserve(800 - bytes_)
+    for _ in range(79 - events):
+        it.reserve(0)
+    inlet = Inlet(None, "s", 0.0)
+    it.lend(inlet, 10, want_bytes=500, want_events=20)
+    assert (inlet.lent_bytes, inlet.lent_events, it.room_bytes, it.room_events) == (10, 1, bytes_ - 10, events - 1)
+
+
 def test_an_inlet_that_has_what_it_holds() -> None:
     """It is lent nothing more to catch up, and what it has beyond that is left to it when room is short."""
     it = Ledger(max_bytes=800, max_events=80)
