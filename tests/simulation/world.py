@@ -166,6 +166,7 @@ class World:
         self.classes: dict[tuple[str, str | None, Kind], int] = {}
         self.blocked: tuple[str, str | None, int, str] | None = None
         self.orphans: dict[tuple[int, str], int] = {}
+        self.left_in_lanes: set[str] = set()
         self.stopped = False
         self.ends = 0.0
         self.starts = {
@@ -832,7 +833,9 @@ class World:
                 return
 
     def _in_lanes(self) -> set[str]:
-        """Ids of all batches that wait for something."""
+        """Ids of all batches that wait for something, or did when the core was abandoned."""
+        if self.core.state is TrackerState.CLOSED:
+            return self.left_in_lanes
         return {batch.batch_id for lane in self.core._schedule for batch in lane.batches}
 
     def _send(self, command: SendRequest) -> None:
@@ -1167,7 +1170,7 @@ class World:
         oracle = self.oracle
         self.stopped = True
         self.orphans.update({(self.generation, batch_id): attempt for batch_id, attempt in oracle.open.items()})
-        self.call(lambda: self.core.abandon(now=self.now))
+        self.call(self._abandon_core)
         oracle.abandoned = True
         oracle.open.clear()
         oracle.in_flight.clear()
@@ -1185,6 +1188,10 @@ class World:
         must(self.core.closed and not oracle.pending, "I10: abandoned, but not closed")
         self.blocked = None
         self.at(self.now + self.fate.random(), self._restart, self.generation)
+
+    def _abandon_core(self) -> None:
+        self.left_in_lanes = self._in_lanes()
+        self.core.abandon(now=self.now)
 
     def finish(self) -> None:
         """What stop() does when the backlog has all."""
