@@ -84,7 +84,7 @@ def test_an_event_that_an_inlet_was_not_lent_room_for() -> None:
     assert (it.pending, it.pending_bytes) == (1, 120)
 
 
-@pytest.mark.parametrize(("bytes_", "events"), [(100, 60), (700, 9)])
+@pytest.mark.parametrize(("bytes_", "events"), [(100, 60), (110, 60), (700, 9), (700, 11)])
 def test_what_is_of_no_use_is_not_lent(bytes_: int, events: int) -> None:
     """Bytes without events are none, nor events without bytes."""
     it = Ledger(max_bytes=800, max_events=80)
