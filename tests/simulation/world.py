@@ -167,6 +167,7 @@ class World:
         self.blocked: tuple[str, str | None, int, str] | None = None
         self.orphans: dict[tuple[int, str], int] = {}
         self.left_in_lanes: set[str] = set()
+        self.constants = keeper_module.GENERATION_SIZE, keeper_module._SLACK  # which each start changes
         self.stopped = False
         self.ends = 0.0
         self.starts = {
@@ -263,7 +264,6 @@ class World:
         Raises:
             Failure: an invariant does not hold.
         """
-        constants = keeper_module.GENERATION_SIZE, keeper_module._SLACK
         try:
             self._fault_phase()
             self._liveness_phase()
@@ -279,7 +279,7 @@ class World:
         ) as error:
             raise Failure(self._explain(error)) from error
         finally:
-            keeper_module.GENERATION_SIZE, keeper_module._SLACK = constants  # type: ignore[misc]
+            keeper_module.GENERATION_SIZE, keeper_module._SLACK = self.constants  # type: ignore[misc]
             if self.disk is not None:
                 self.disk.remove()
         oracle = self.oracle
