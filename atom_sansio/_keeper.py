@@ -27,7 +27,7 @@ WINDOW: Final = 32 * 1024 * 1024
 """Bytes of pending events that are held in memory beside a backlog; the rest is on the disk alone."""
 
 _CROWDED: Final = 2
-"""Windows of them in memory after which also what is in lanes that are not full is to be kept, and sent soon."""
+"""Windows of them after which memory is crowded, and what many lanes hold little of each is to be kept."""
 
 MEMORY: Final = 3 * WINDOW
 """Bytes of them that may be in memory at most, where the disk takes them more slowly than they come, or not at all."""
@@ -84,6 +84,7 @@ class Keeper:
         """Whether each event has a record."""
         self.window = window
         self.crowded = min(_CROWDED * window, memory)
+        """Bytes of them in memory beyond which also what is in lanes that are not full is to be kept."""
         self.memory = memory
         self.away = 0
         """Bytes of pending events that are not in memory."""

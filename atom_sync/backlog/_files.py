@@ -129,10 +129,8 @@ class Working:
         self.thread = threading.get_ident()
 
     def __enter__(self) -> None:
-        if self.thread in _threads_at_work():  # who forks waits for it already, so it must not wait for who forks
-            _at_work[id(self)] = self
-            return
-        with _entry:
+        # Who forks waits for a thread that is at work already, so that must not wait for who forks.
+        with contextlib.nullcontext() if self.thread in _threads_at_work() else _entry:
             _at_work[id(self)] = self
 
     def __exit__(self, *error: object) -> None:
